@@ -1,0 +1,1 @@
+"""Tests, simulators, the simulated internet and the demo of clawDeploy."""

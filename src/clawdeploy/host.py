@@ -1,0 +1,126 @@
+"""Facts about this host: where things are, what the operator configured, and the lock all changes share."""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from clawdeploy.errors import ClawError
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Every path the package touches; tests put them all under one directory."""
+
+    host_file: Path = Path("/etc/clawdeploy/host.json")
+    state: Path = Path("/var/lib/clawdeploy")
+    maps: Path = Path("/etc/haproxy/maps")
+    haproxy_socket: Path = Path("/run/haproxy/admin.sock")
+    units: Path = Path("/etc/systemd/system")
+    lock: Path = Path("/run/lock/clawdeploy.lock")
+    maps_group: str = "haproxy"
+    llm_group: str = "clawdeploy-llm"
+
+    @property
+    def registry(self) -> Path:
+        return self.state / "registry.db"
+
+    @property
+    def secrets(self) -> Path:
+        return self.state / "secrets"
+
+    @property
+    def claims(self) -> Path:
+        return self.state / "claims"
+
+    @property
+    def disks(self) -> Path:
+        return self.state / "disks"
+
+    @property
+    def bots(self) -> Path:
+        return self.state / "bots"
+
+    @property
+    def llm_keys(self) -> Path:
+        return self.state / "llm_gateway" / "keys.json"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A named set of limits. Sizes are bytes, rates are requests per second."""
+
+    cpus: float
+    memory_limit: int
+    memory_reserved: int
+    pids_limit: int
+    nofile_limit: int
+    disk_size: int
+    rate_limit_rps: int
+    rate_limit_burst: int
+    concurrency: int
+
+
+class Host(msgspec.Struct, frozen=True):
+    """``/etc/clawdeploy/host.json``, written by the platform role. Sizes are bytes."""
+
+    schema: Literal[1]
+    base_domain: str
+    public_base_url: str
+    tls_mode: Literal["acme", "dns01", "internal", "files"]
+    tls_ca_file: str
+    acme_weekly_limit: int
+    support_email: str
+    openrouter_model: str
+    bot_pool: str
+    bot_subnet_prefix: int
+    bot_uid_base: int
+    llm_gateway_url: str
+    memory_budget: int
+    disk_floor: int
+    reserved_names: tuple[str, ...]
+    plans: dict[str, Plan]
+    cgroup_parent: str = ""
+
+    @property
+    def pool(self) -> IPv4Network:
+        return IPv4Network(self.bot_pool)
+
+    def origin(self, label: str) -> str:
+        """Public URL of the bot with that label, ending in ``/``."""
+        if self.base_domain:
+            return f"https://{label}.{self.base_domain}/"
+        return f"{self.public_base_url.rstrip('/')}/{label}/"
+
+
+def load_host(paths: Paths) -> Host:
+    """Read host.json; ClawError("host_unprepared") if prepare_host has not run here, "host_invalid" if unreadable."""
+    try:
+        return msgspec.json.decode(paths.host_file.read_bytes(), type=Host)
+    except FileNotFoundError:
+        raise ClawError(
+            "host_unprepared", f"{paths.host_file} is missing: run the prepare_host playbook on this host first."
+        ) from None
+    except msgspec.DecodeError as error:
+        raise ClawError(
+            "host_invalid", f"{paths.host_file} cannot be used ({error}): run prepare_host again."
+        ) from None
+
+
+def free_bytes(paths: Paths) -> int:
+    """Free bytes for bots' disks."""
+    return shutil.disk_usage(paths.state).free
+
+
+@contextmanager
+def locked(paths: Paths) -> Iterator[None]:
+    """Hold the host's lock; every verb that changes something runs inside it, one after the other."""
+    paths.lock.parent.mkdir(parents=True, exist_ok=True)
+    with paths.lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

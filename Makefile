@@ -1,0 +1,63 @@
+# All work goes through these targets; `make help` lists them. tools/bootstrap installs what they need.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PY := .venv/bin/python
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Caches live in the checkout and disappear with it.
+export RUFF_CACHE_DIR := $(CURDIR)/build/cache/ruff
+export MYPY_CACHE_DIR := $(CURDIR)/build/cache/mypy
+export PYTEST_ADDOPTS ?= -o cache_dir=$(CURDIR)/build/cache/pytest
+
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge verify-image docs lock format
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what all other targets need (Debian packages, .venv)
+	@tools/bootstrap
+
+demo: setup ## Boot a VPS in a container, deploy a bot on it, talk to it
+	@$(PY) -m tests.demo up
+
+demo-down: setup ## Remove everything the demo made
+	@$(PY) -m tests.demo down
+
+test: lint unit molecule ## Run everything: lint, unit tests, molecule
+
+lint: setup ## Check style, types, playbooks and shell scripts
+	ruff check .
+	ruff format --check .
+	mypy
+	yamllint --strict .
+	shellcheck $$(git ls-files | xargs grep -lE -m1 '^#!.*\b(ba|da)?sh$$')
+	ansible-lint --offline
+
+format: setup ## Put Python files into the project's format
+	ruff check --fix .
+	ruff format .
+
+unit: setup ## Run the unit tests and the checks of the repository itself
+	pytest tests/unit tests/house
+
+molecule: setup ## Run the whole path on a VPS in a container
+	molecule test -s default
+
+bench-deploy: setup ## Measure deploys; figures in build/bench/deploy.json
+	@$(PY) -m tests.bench.deploy
+
+bench-edge: setup ## Measure the edge; figures in build/bench/edge.json
+	@$(PY) -m tests.bench.edge
+
+verify-image: setup ## Check an agent's image against its contract: make verify-image IMAGE=name:tag
+	@$(PY) -m tests.verify_image $(or $(IMAGE),$(error set IMAGE, for example: make verify-image IMAGE=nullclaw:1.0))
+
+docs: setup ## Write docs/roles.md anew from the roles' argument specs
+	$(PY) tools/role_tables.py
+
+lock: setup ## Resolve requirements/*.in into hash-locked *.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --custom-compile-command 'make lock' -o requirements/vps.txt requirements/vps.in
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --custom-compile-command 'make lock' -o requirements/dev.txt requirements/dev.in

@@ -10,6 +10,9 @@ export RUFF_CACHE_DIR := $(CURDIR)/build/cache/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/build/cache/mypy
 export PYTEST_ADDOPTS ?= -o cache_dir=$(CURDIR)/build/cache/pytest
 
+COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --custom-compile-command 'make lock'
+
 .PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge verify-image docs lock format
 
 help: ## Show this list
@@ -57,7 +60,5 @@ docs: setup ## Write docs/roles.md anew from the roles' argument specs
 	$(PY) tools/role_tables.py
 
 lock: setup ## Resolve requirements/*.in into hash-locked *.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --custom-compile-command 'make lock' -o requirements/vps.txt requirements/vps.in
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --custom-compile-command 'make lock' -o requirements/dev.txt requirements/dev.in
+	$(COMPILE) --python-platform x86_64-unknown-linux-gnu -o requirements/vps.txt requirements/vps.in
+	$(COMPILE) --universal -o requirements/dev.txt requirements/dev.in

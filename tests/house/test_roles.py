@@ -1,0 +1,47 @@
+"""Every role says what it takes, and its documentation says the same."""
+
+from pathlib import Path
+
+import pytest
+from ansible_collections.clawdeploy.fleet.plugins.lookup.server_env import NAMES
+from tools import role_tables
+
+ROLES = sorted(path.name for path in (role_tables.ROOT / "roles").iterdir() if path.is_dir())
+
+
+@pytest.fixture(params=ROLES)
+def role(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def test_role_has_an_argument_spec(root: Path, role: str) -> None:
+    assert (root / "roles" / role / "meta/argument_specs.yml").is_file()
+
+
+def test_spec_and_defaults_have_the_same_settings(role: str) -> None:
+    options = role_tables.load_spec(role).get("options") or {}
+    required = {name for name, option in options.items() if option.get("required")}
+    assert set(role_tables.load_defaults(role)) == set(options) - required
+
+
+def test_a_default_is_the_same_in_spec_and_defaults(role: str) -> None:
+    options = role_tables.load_spec(role).get("options") or {}
+    defaults = role_tables.load_defaults(role)
+    in_spec = {name: option["default"] for name, option in options.items() if "default" in option}
+    assert in_spec == {name: defaults[name] for name in in_spec}
+
+
+def test_settings_carry_the_role_s_name_and_a_description(role: str) -> None:
+    options = role_tables.load_spec(role).get("options") or {}
+    assert [name for name in options if not name.startswith(f"{role}_")] == []
+    assert [name for name, option in options.items() if not option.get("description")] == []
+
+
+def test_role_tables_are_up_to_date() -> None:
+    assert role_tables.stale_files() == [], "run: make docs"
+
+
+def test_env_example_names_exactly_the_server_wide_settings_in_order(root: Path) -> None:
+    lines = (root / ".env.example").read_text().splitlines()
+    assert [line.partition("=")[0] for line in lines if line and not line.startswith("#")] == list(NAMES)

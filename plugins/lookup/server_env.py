@@ -1,7 +1,5 @@
 """Lookup of the server-wide settings in the working directory's .env file."""
 
-from __future__ import annotations
-
 DOCUMENTATION = """
 name: server_env
 author: clawDeploy contributors (@clawdeploy)

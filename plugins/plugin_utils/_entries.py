@@ -1,0 +1,206 @@
+"""What a user may ask for when deploying bots: one place that checks it and fills it up.
+
+Pure functions; nothing here reads a host. Messages never hold a token or a value that may be one.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._names import suggest, unknown_names
+
+OPTIONS = (
+    "token",
+    "bot_name",
+    "plan",
+    "owner",
+    "agent",
+    "bot_image",
+    "bot_image_archive",
+    "bot_env",
+    "bot_config",
+    "open_to_all",
+    "rotate_gateway_token",
+)
+
+# Telegram: "123456:ABC-DEF1234ghIkl-zyx57W2v1u123ew11" (https://core.telegram.org/bots/api#authorizing-your-bot)
+_TOKEN = re.compile(r"([1-9][0-9]{5,15}):[A-Za-z0-9_-]{30,64}")
+_TOKEN_CHARS = re.compile(r"[A-Za-z0-9_:-]*")
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+# Telegram usernames: 5 to 32 characters (https://core.telegram.org/method/account.checkUsername); 4 can be bought.
+_OWNER = re.compile(r"[1-9][0-9]{0,15}|@[A-Za-z][A-Za-z0-9_]{3,31}")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_TAGGED = re.compile(r"[^\s@]+(:[\w][\w.-]{0,127}|@sha256:[0-9a-f]{64})")
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class SettingError(ValueError):
+    """A setting's value cannot be used; the text says why and what to write instead."""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise SettingError(f"is a {type(value).__name__}, expected text")
+    return str(value).strip()
+
+
+def _token(value: Any) -> str:
+    token = _text(value)
+    if _TOKEN.fullmatch(token):
+        return token
+    if not token:
+        raise SettingError("is empty; paste the token that @BotFather gave you")
+    shape = [f"{len(token)} characters"]
+    if ":" not in token:
+        shape.append("no colon")
+    if not _TOKEN_CHARS.fullmatch(token):
+        shape.append("characters that no token has")
+    raise SettingError(
+        f"is not a Telegram bot token ({', '.join(shape)}); @BotFather's look like 123456789:AbC…, "
+        "digits, a colon and 35 letters, digits, _ or -"
+    )
+
+
+def _label(value: Any) -> str:
+    name = _text(value)
+    if not _LABEL.fullmatch(name):
+        raise SettingError(f"{name!r} is not a DNS label; use a-z, 0-9 and - inside, at most 63 characters")
+    return name
+
+
+def _owner(value: Any) -> str:
+    owner = _text(value)
+    if not _OWNER.fullmatch(owner):
+        raise SettingError(
+            f"{owner!r} is neither a Telegram user id (digits, better) nor a @username; "
+            "leave it out to let the owner claim the bot through the card's link"
+        )
+    return owner
+
+
+def _image(value: Any) -> str:
+    image = _text(value)
+    if not _TAGGED.fullmatch(image) or image.endswith(":latest"):
+        raise SettingError(f"{image!r} names no fixed version; write name:version, and not :latest")
+    return image
+
+
+def _archive(value: Any) -> str:
+    archive = Path(_text(value)).expanduser()
+    if not archive.is_file():
+        raise SettingError(f"no such file on this machine: {archive}; make one with docker save -o FILE IMAGE")
+    return str(archive.resolve())
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SettingError(f"is a {type(value).__name__}, expected a dictionary; with -e pass JSON or @file")
+    return dict(value)
+
+
+def _environment(value: Any) -> dict[str, str]:
+    result: dict[str, str] = {}
+    for name, content in _mapping(value).items():
+        if not _ENV_NAME.fullmatch(name):
+            raise SettingError(f"{name!r} is not a name for an environment variable")
+        if _SECRET_NAME.search(name):
+            raise SettingError(
+                f"{name} looks like a secret, and a container's environment is readable with docker inspect; "
+                "put secrets into bot_config, which only the bot reads"
+            )
+        if isinstance(content, (Mapping, list)) or content is None:
+            raise SettingError(f"{name} is a {type(content).__name__}, expected text or a number")
+        result[name] = str(content).lower() if isinstance(content, bool) else str(content)
+    return result
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    try:
+        return _BOOLEANS[str(value).strip().lower()]
+    except KeyError:
+        raise SettingError(f"{value!r} is neither true nor false") from None
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "token": _token,
+    "bot_name": _label,
+    "plan": _text,
+    "owner": _owner,
+    "agent": _text,
+    "bot_image": _image,
+    "bot_image_archive": _archive,
+    "bot_env": _environment,
+    "bot_config": _mapping,
+    "open_to_all": _boolean,
+    "rotate_gateway_token": _boolean,
+}
+_ABSENT: dict[str, Any] = {"bot_env": {}, "bot_config": {}, "rotate_gateway_token": False}
+
+
+def read_entries(
+    entries: Sequence[Mapping[str, Any]],
+    *,
+    agents: Collection[str] = (),
+    plans: Collection[str] = (),
+    reserved: Collection[str] = (),
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Check and fill up the bots a user asks for.
+
+    ``entries`` hold OPTIONS; an option that is missing, None or "" counts as not given. ``agents``, ``plans`` and
+    ``reserved`` are the names there are and the labels that must not be used; an empty one is not checked.
+    Returns the bots (each with all OPTIONS, None where nothing was given, and the number ``telegram_id``) and the
+    problems found in all of them, one sentence each; with problems the bots are of no use.
+    """
+    bots: list[dict[str, Any]] = []
+    problems: list[str] = []
+    first_with: dict[tuple[str, Any], int] = {}
+    if not entries:
+        problems.append("no bot to deploy: give token=… or a list of bots")
+    for index, entry in enumerate(entries):
+        where = f"bots[{index}]." if len(entries) > 1 else ""
+        if not isinstance(entry, Mapping):
+            problems.append(f"bots[{index}]: is a {type(entry).__name__}, expected a dictionary with a token")
+            continue
+        problems += [where + text for text in unknown_names(entry, OPTIONS)]
+        bot = {name: _ABSENT.get(name) for name in OPTIONS}
+        failed = False
+        for name in OPTIONS:
+            value = entry.get(name)
+            if name != "token" and (value is None or value == ""):
+                continue
+            try:
+                bot[name] = _READERS[name]("" if value is None else value)
+            except SettingError as error:
+                failed = True
+                problems.append(f"{where}{name}: {error}")
+        if failed:
+            continue
+        bot["telegram_id"] = int(bot["token"].partition(":")[0])
+        bots.append(bot)
+        for name, known, kind in (("agent", agents, "agents"), ("plan", plans, "plans")):
+            if bot[name] and known and bot[name] not in known:
+                problems.append(f"{where}{name}: {bot[name]!r} does not exist; {suggest(bot[name], known, kind)}")
+        if bot["bot_name"] in reserved:
+            problems.append(f"{where}bot_name: {bot['bot_name']!r} is reserved on this host; choose another name")
+        if bot["owner"] and bot["open_to_all"]:
+            problems.append(f"{where}open_to_all: contradicts owner {bot['owner']!r}; give one of the two")
+        for key, value in (("token", bot["telegram_id"]), ("bot_name", bot["bot_name"])):
+            if value is not None and first_with.setdefault((key, value), index) != index:
+                problems.append(f"{where}{key}: same as in bots[{first_with[key, value]}]; each bot needs its own")
+    return bots, problems
+
+
+def check_result_file(path: str) -> list[str]:
+    """Problems with the place where the result is to be written; ``path`` may be empty (nothing is written then)."""
+    target = Path(path).expanduser()
+    if not path:
+        return []
+    if target.is_dir():
+        return [f"result_file: {target} is a directory; name a file in it"]
+    if not target.absolute().parent.is_dir():
+        return [f"result_file: no directory {target.absolute().parent} on this machine; create it first"]
+    return []

@@ -33,7 +33,6 @@ from tests.lab.settings import (
     LABEL,
     NETWORK,
     OPENROUTER_ADDRESS,
-    ROOT,
     SSH_KEY,
     STATE,
     TELEGRAM_ADDRESS,
@@ -80,8 +79,8 @@ def vps(name: str = "vps1", memory: int | None = None) -> Vps:
 def up(name: str = "vps1", memory: int | None = None) -> Vps:
     """Bring up the simulated internet and one VPS on it, as far as they are not up; return the VPS.
 
-    `memory` is the VPS's limit in bytes, swap excluded (None: no limit). A VPS that was made with another limit, or
-    from another recipe, is made anew. Raises LabError with one line that says what to do.
+    `memory` is the VPS's limit in bytes, swap excluded (None: no limit). A VPS that was made with another
+    limit, or from another recipe, is made anew. Raises LabError with one line that says what to do.
     """
     wanted = vps(name, memory)
     with _lock():
@@ -110,9 +109,10 @@ def inventory() -> Path:
 
 
 def down(name: str | None = None, caches: bool = False) -> None:
-    """Throw away one VPS, or (no name) all of the lab: containers, volumes, network, addresses, processes, state.
+    """Throw away one VPS, or (no name) all of the lab: containers, volumes, network, processes, state.
 
-    `caches` also removes the images and root file systems, which take a minute to make. The Docker engine stays.
+    `caches` also removes the images and root file systems, which take a minute to make. The Docker engine
+    stays: other things on the machine may have begun to use it.
     """
     with _lock():
         if name is not None:

@@ -40,8 +40,8 @@ acme.example.test:443 {{
 def acme_command() -> tuple[str, ...]:
     """Write the CA's configuration and return the command that runs it.
 
-    Caddy checks http-01 and tls-alpn-01 through the system's resolver; a mount namespace of its own gives it one
-    that knows the simulated internet.
+    Caddy checks http-01 and tls-alpn-01 through the system's resolver; a mount namespace of its own gives it
+    one that knows the simulated internet.
     """
     caddy = shutil.which("caddy", path=Path(sys.executable).parent)
     if not caddy:

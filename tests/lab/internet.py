@@ -62,7 +62,7 @@ def uplink_mtu() -> int:
 
 def ensure_website(image: str) -> bool:
     """Start the container of the plain website, with any image of ours; True if it was started."""
-    mark = {"script": WEBSITE_SCRIPT.read_text(), "image": image}
+    spec = hashlib.sha256(WEBSITE_SCRIPT.read_bytes()).hexdigest()
     present = inspect("container", WEBSITE_CONTAINER)
     if (
         present

@@ -1,4 +1,4 @@
-"""Ansible inventory of the lab's VPSs: how to reach them, and the only settings that a real VPS would not have."""
+"""Ansible inventory of the lab's VPSs: how to reach them, and the only settings a real VPS would not have."""
 
 import shlex
 from pathlib import Path

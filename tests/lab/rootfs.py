@@ -91,7 +91,7 @@ def _build(release: str, archive: Path) -> None:
         partial.unlink(missing_ok=True)
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
         raise LabError(
-            f"mmdebstrap could not make a Debian {release} root file system, see {log} (if a signature could not "
-            f"be verified: run `apt-get install debian-archive-keyring` for the newest keys):\n{tail}"
+            f"mmdebstrap could not make a Debian {release} root file system, see {log} (if a signature could "
+            f"not be verified: `apt-get install debian-archive-keyring` brings the newest keys):\n{tail}"
         )
     partial.rename(archive)

@@ -1,7 +1,7 @@
 """Background processes of the simulated internet: the DNS server, the ACME CA and the simulators.
 
-A process of the lab is known by a variable in its environment, so that it is found again, and stopped, even when the
-directory that started it is gone.
+A process of the lab is known by a variable in its environment, so that it is found again, and stopped, even
+when the directory that started it is gone.
 """
 
 import hashlib

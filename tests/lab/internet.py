@@ -1,5 +1,6 @@
 """The simulated internet itself: one bridge with extra addresses for its servers, and the plain website."""
 
+import hashlib
 import ipaddress
 import json
 import subprocess
@@ -7,7 +8,17 @@ from pathlib import Path
 
 from tests.lab import settings
 from tests.lab.engine import LABEL_ARGS, docker, inspect
-from tests.lab.settings import BRIDGE, LABEL, METADATA, NETWORK, PRIVATE, ROOT, WEBSITE_ADDRESS, LabError
+from tests.lab.settings import (
+    BRIDGE,
+    LABEL,
+    METADATA,
+    NETWORK,
+    PRIVATE,
+    ROOT,
+    SPEC_LABEL,
+    WEBSITE_ADDRESS,
+    LabError,
+)
 
 SERVERS = (
     settings.DNS_ADDRESS,
@@ -64,18 +75,14 @@ def ensure_website(image: str) -> bool:
     """Start the container of the plain website, with any image of ours; True if it was started."""
     spec = hashlib.sha256(WEBSITE_SCRIPT.read_bytes()).hexdigest()
     present = inspect("container", WEBSITE_CONTAINER)
-    if (
-        present
-        and present["State"]["Running"]
-        and json.loads(present["Config"]["Labels"]["claw-lab.spec"]) == mark
-    ):
+    if present and present["State"]["Running"] and present["Config"]["Labels"][SPEC_LABEL] == spec:
         return False
     if present:
         docker("rm", "--force", WEBSITE_CONTAINER)
     add_decoys = "".join(f"ip address add {address}/32 dev lo; " for address in (METADATA, PRIVATE))
     docker(
         *("run", "--detach", "--name", WEBSITE_CONTAINER, *LABEL_ARGS),
-        *("--label", f"claw-lab.spec={json.dumps(mark)}"),
+        *("--label", f"{SPEC_LABEL}={spec}"),
         *("--network", NETWORK, "--ip", WEBSITE_ADDRESS, "--cap-add", "NET_ADMIN", "--init"),
         *("--volume", f"{WEBSITE_SCRIPT}:/website.py:ro"),
         *(image, "sh", "-c", f"{add_decoys}exec python3 /website.py {' '.join(WEBSITE_PORTS)}"),

@@ -35,6 +35,8 @@ ACME_DIRECTORY = "https://acme.example.test/acme/local/directory"
 
 # Label on every container, network and volume of the lab: the checkout that made it.
 LABEL = "claw-lab.root"
+# Label on a container: digest of what it was made from, so that `up` sees when it would be made differently.
+SPEC_LABEL = "claw-lab.spec"
 
 
 class LabError(Exception):

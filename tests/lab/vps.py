@@ -11,7 +11,7 @@ from tests.lab.engine import LABEL_ARGS, docker, inspect
 from tests.lab.internet import decoy_networks
 from tests.lab.pki import ensure_ca
 from tests.lab.rootfs import image_name
-from tests.lab.settings import KNOWN_HOSTS, NETWORK, SSH_DIR, SSH_KEY, Host, LabError
+from tests.lab.settings import KNOWN_HOSTS, NETWORK, SPEC_LABEL, SSH_DIR, SSH_KEY, Host, LabError
 
 # What root may do on a VPS, as far as the engine of Debian 12 knows the names. SYS_RESOURCE is left out, and
 # with it --privileged: some machines do not have it to give, and everything here works without.
@@ -19,8 +19,8 @@ CAPABILITIES = tuple(
     """
     AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID
     IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN NET_BIND_SERVICE
-    NET_BROADCAST NET_RAW SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE
-    SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_TIME SYS_TTY_CONFIG WAKE_ALARM
+    NET_BROADCAST NET_RAW SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE
+    SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_TIME SYS_TTY_CONFIG WAKE_ALARM
     """.split()  # noqa: SIM905  # forty quoted names would be forty lines
 )
 # An overlay on an overlay is refused: what Docker keeps inside the VPS lies on volumes of the machine.
@@ -81,7 +81,7 @@ class Vps:
         arguments = self.run_arguments()
         spec = hashlib.sha256(json.dumps([arguments, public_key()]).encode()).hexdigest()
         present = inspect("container", self.host.container)
-        if present and present["Config"]["Labels"].get("claw-lab.spec") == spec:
+        if present and present["Config"]["Labels"].get(SPEC_LABEL) == spec:
             if not present["State"]["Running"]:
                 docker("start", self.host.container)
                 self.wait()
@@ -89,7 +89,7 @@ class Vps:
         self.remove()
         for name in VOLUMES:
             docker("volume", "create", *LABEL_ARGS, f"{self.host.container}-{name}")
-        docker("run", "--detach", "--label", f"claw-lab.spec={spec}", *arguments)
+        docker("run", "--detach", "--label", f"{SPEC_LABEL}={spec}", *arguments)
         state = self.wait_for_systemd()
         if state != "running":
             raise LabError(f"{self.host.name} is {state} after its first boot:\n{self.failed_units()}")

@@ -61,4 +61,5 @@ docs: setup ## Write docs/roles.md anew from the roles' argument specs
 
 lock: setup ## Resolve requirements/*.in into hash-locked *.txt
 	$(COMPILE) --python-platform x86_64-unknown-linux-gnu -o requirements/vps.txt requirements/vps.in
+	$(COMPILE) --universal -o requirements/controller.txt requirements/controller.in
 	$(COMPILE) --universal -o requirements/dev.txt requirements/dev.in

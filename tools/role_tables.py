@@ -96,9 +96,9 @@ def roles_page(root: Path = ROOT) -> str:
     """The whole of docs/roles.md."""
     head = (
         "# Roles and their settings\n\n"
-        "Written by `make docs` from each role's `meta/argument_specs.yml` and `defaults/main.yml`; do not edit.\n"
-        "Set these in the inventory (`group_vars/vps/`). A setting whose default is a look-up of `server_env`\n"
-        "takes it from `.env` in the working directory.\n\n"
+        "Written by `make docs` from each role's `meta/argument_specs.yml` and `defaults/main.yml`.\n"
+        "Set these in the inventory (`group_vars/vps/`). A setting whose default is a look-up of\n"
+        "`server_env` takes it from `.env` in the working directory.\n\n"
     )
     return head + "\n".join(role_section(role, root) for role in role_names(root))
 

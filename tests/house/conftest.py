@@ -2,12 +2,15 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# The tools of the environment that runs the tests, also when it is not activated.
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
 class Run(Protocol):
@@ -28,7 +31,7 @@ def run() -> Run:
         done = subprocess.run(
             command,
             cwd=cwd,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1", **env},
+            env={**os.environ, "PATH": PATH, "ANSIBLE_NOCOLOR": "1", **env},
             capture_output=True,
             text=True,
             timeout=120,

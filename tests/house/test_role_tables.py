@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from tools import role_tables
 
 SPEC = """
@@ -55,7 +56,8 @@ def test_overview_replaces_only_what_stands_between_the_markers(tree: Path) -> N
     text = role_tables.readme_with_overview((tree / "README.md").read_text(), tree)
     assert "| [door](docs/roles.md#door) | Open the door |" in text
     assert "old" not in text
-    assert text.startswith("Hello\n") and text.endswith("\nBye\n")
+    assert text.startswith("Hello\n")
+    assert text.endswith("\nBye\n")
 
 
 def test_readme_without_markers_is_refused(tree: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.clawdeploy.fleet.plugins.lookup.server_env import NAMES
+
 from tools import role_tables
 
 ROLES = sorted(path.name for path in (role_tables.ROOT / "roles").iterdir() if path.is_dir())

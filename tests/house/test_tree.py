@@ -10,8 +10,8 @@ from antsibull_changelog.cli import run as antsibull_changelog
 
 from .conftest import Run
 
-# Put together so that this file does not hold them itself: package indexes and mirrors are the choice of whoever runs pip
-# and apt, and paths of one machine are true nowhere else.
+# Package indexes and mirrors are the choice of whoever runs pip and apt; paths of one machine are true on no
+# other. The patterns are put together so that this file does not hold what it looks for.
 FORBIDDEN = [
     r"(?<![\w.{}/-])/" + "work/",
     r"pypi\." + "org",

@@ -1,0 +1,59 @@
+#include "standin.h"
+#include <malloc.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int usage(void)
+{
+    fputs("usage: nullclaw gateway [--host HOST] [--port PORT] | agent -m MESSAGE | --version\n", stderr);
+    return 1;
+}
+
+/* The options win over the environment, the environment over the configuration. */
+static int serve(int count, char **arguments)
+{
+    agent_load();
+    char *configured = format("%ld", number_at(config, "gateway.port", 3000));
+    const char *port = getenv("NULLCLAW_GATEWAY_PORT") ? getenv("NULLCLAW_GATEWAY_PORT") : configured;
+    const char *host = getenv("NULLCLAW_GATEWAY_HOST");
+    if (!host)
+        host = text_at(config, "gateway.host", "127.0.0.1");
+    for (int i = 0; i + 1 < count; i += 2) {
+        if (strcmp(arguments[i], "--host") == 0)
+            host = arguments[i + 1];
+        else if (strcmp(arguments[i], "--port") == 0)
+            port = arguments[i + 1];
+        else
+            return usage();
+    }
+    int fd = listen_on(host, port);
+    say("info(gateway): listening on %s:%s", host, port);
+    const char *variant = getenv("STANDIN_VARIANT");
+    if (variant && strcmp(variant, "crash") == 0)
+        die("error: the stand-in's variant \"crash\" ends here, after its start");
+    web_start();
+    telegram_start();
+    gateway_serve(fd, strncmp(host, "127.", 4) != 0 && strcmp(host, "localhost") != 0 && strcmp(host, "::1") != 0);
+}
+
+int main(int count, char **arguments)
+{
+    /* Like the agent, it handles no other signal: as PID 1 it ignores SIGTERM, so containers need an init. */
+    signal(SIGPIPE, SIG_IGN);
+    mallopt(M_ARENA_MAX, 1); /* one heap: memory is what this program is measured by */
+    if (count == 2 && strcmp(arguments[1], "--version") == 0) {
+        puts("nullclaw " VERSION);
+        return 0;
+    }
+    if (count >= 2 && strcmp(arguments[1], "gateway") == 0)
+        return serve(count - 2, arguments + 2);
+    if (count == 4 && strcmp(arguments[1], "agent") == 0 && strcmp(arguments[2], "-m") == 0) {
+        agent_load();
+        bool ok;
+        puts(agent_turn("cli", arguments[3], &ok));
+        return ok ? 0 : 1;
+    }
+    return usage();
+}

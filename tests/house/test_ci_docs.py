@@ -57,7 +57,8 @@ def test_scripts_are_valid_shell(system: str) -> None:
 
 @pytest.mark.parametrize("system", SCRIPTS)
 def test_playbooks_run_in_check_mode_for_review_and_for_real_on_a_tag(system: str) -> None:
-    review, deploy = [], []
+    review: list[str] = []
+    deploy: list[str] = []
     for command in ansible_commands(SCRIPTS[system]):
         playbook = next(word for word in command if word.endswith(".yml") and not word.startswith("@"))
         (review if "--check" in command else deploy).append(playbook)

@@ -1,0 +1,63 @@
+"""The gateway's settings: one JSON file written by the role ``llm_gateway``."""
+
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+Network = ipaddress.IPv4Network
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; the message names the file, the setting and the fix."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the process needs to know; sizes in bytes, times in seconds."""
+
+    address: str
+    port: int
+    base_url: str
+    model: str
+    keys_file: Path
+    bot_pool: Network
+    max_body_bytes: int
+    calls_per_bot: int
+    connect_timeout: float
+    read_timeout: float
+    stop_timeout: float
+
+    @classmethod
+    def load(cls, path: Path) -> "Config":
+        """Read the JSON object in ``path``, whose members are exactly this class's fields.
+
+        Raises ConfigError when the file cannot be read or is not such an object.
+        """
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=cls, dec_hook=decode_type)
+        except (OSError, msgspec.DecodeError) as error:
+            raise ConfigError(f"{path}: {error}; run prepare_host again") from error
+
+
+def decode_type(wanted: type, value: Any) -> Any:
+    """msgspec's ``dec_hook``: paths and networks are strings in JSON. Raises ValueError otherwise."""
+    if wanted is Network and isinstance(value, str):
+        return Network(value)
+    if wanted is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(wanted)
+
+
+def read_api_key(path: Path) -> str:
+    """The server's OpenRouter key: the text of ``path`` without surrounding white space.
+
+    Raises ConfigError when it cannot be read or is not one word; the message never holds the key.
+    """
+    try:
+        key = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"OpenRouter key: {path} cannot be read ({type(error).__name__})") from None
+    if not key or any(character.isspace() for character in key):
+        raise ConfigError(f"OpenRouter key: {path} must hold one line with the key; run prepare_host again")
+    return key

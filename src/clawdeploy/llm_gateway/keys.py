@@ -1,0 +1,79 @@
+"""Which LLM key belongs to which bot: a file derived from the registry, re-read when it changes."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from clawdeploy.llm_gateway.config import Network, decode_type
+
+log = logging.getLogger(__name__)
+
+
+class Bot(msgspec.Struct, frozen=True):
+    """What the gateway knows of a bot: its id, the one subnet its key is good from, and its flag."""
+
+    bot: str
+    subnet: Network
+    suspended: bool
+
+
+class _Keys(msgspec.Struct):
+    """The file's content; a key of ``keys`` is the sha256 (hex) of an LLM key."""
+
+    keys: dict[str, Bot]
+
+
+class KeyFile:
+    """The bots that may call, by LLM key.
+
+    The file is replaced by rename, so one stat() per look-up tells whether it must be read again. While it is
+    missing or broken nobody is allowed: an old copy could still hold a key that has been taken back.
+    """
+
+    def __init__(self, path: Path, pool: Network) -> None:
+        """``pool``: a subnet outside of it makes the file broken (no slip opens a key to the internet)."""
+        self._path = path
+        self._pool = pool
+        self._seen: tuple[int, int, int] | str | None = None
+        self._bots: dict[str, Bot] = {}
+
+    def find(self, key: str) -> Bot | None:
+        """The bot whose LLM key this is, or None."""
+        self._refresh()
+        return self._bots.get(hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest())
+
+    def _refresh(self) -> None:
+        state: tuple[int, int, int] | str
+        try:
+            state = _signature(self._path.stat())
+            if state == self._seen:
+                return
+            with self._path.open("rb") as file:
+                state = _signature(os.fstat(file.fileno()))
+                self._bots = self._parse(file.read())
+            log.info("%s read: %d bots", self._path, len(self._bots))
+        except OSError as error:
+            self._bots = {}
+            state = error.strerror or type(error).__name__
+            if state != self._seen:
+                log.error("%s: %s; no bot is allowed until `clawctl sync` writes it", self._path, state)
+        except ValueError as error:
+            self._bots = {}
+            log.error(
+                "%s is broken (%s); no bot is allowed until `clawctl sync` writes it", self._path, error
+            )
+        self._seen = state
+
+    def _parse(self, raw: bytes) -> dict[str, Bot]:
+        bots = msgspec.json.decode(raw, type=_Keys, dec_hook=decode_type).keys
+        for bot in bots.values():
+            if not bot.subnet.subnet_of(self._pool):
+                raise ValueError(f"bot {bot.bot}: subnet {bot.subnet} is outside of the pool {self._pool}")
+        return bots
+
+
+def _signature(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -103,11 +103,9 @@ bots:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clawdeploy.fleet.plugins.module_utils._clawctl import call, checked
 
-# A file's content may be short or public; masking it would also mask such words in the answer, so the task hides
-# it (no_log on the task), and "invocation" is dropped below.
 FILE = {
     "path": {"type": "str", "required": True},
-    "content": {"type": "str", "required": True, "no_log": False},
+    "content": {"type": "str", "required": True, "no_log": True},
 }
 BOT = {
     "id": {"type": "str", "required": True},

@@ -79,7 +79,9 @@ def ask(token: str, method: str, timeout: int) -> dict[str, Any]:
             body = json.load(answer)
     except HTTPError as error:
         if error.code in (401, 404):
-            raise TelegramError("refused", f"Telegram does not know this token (HTTP {error.code})") from None
+            raise TelegramError(
+                "refused", f"Telegram does not know this token (HTTP {error.code}): get the current one from @BotFather"
+            ) from None
         raise TelegramError("unreachable", f"Telegram answered HTTP {error.code}; try again later") from None
     except ssl.SSLError:
         raise TelegramError("unreachable", "the certificate of api.telegram.org cannot be verified") from None
@@ -105,7 +107,11 @@ def inspect(token: str, timeout: int) -> dict[str, Any]:
         hook = ask(token, "getWebhookInfo", timeout).get("url")
         if hook:
             where = urlsplit(hook).hostname  # never the path: services put the token there
-            raise TelegramError("webhook", f"another service receives this bot's messages (webhook at {where})")
+            raise TelegramError(
+                "webhook",
+                f"another service receives this bot's messages (webhook at {where}): remove the webhook there "
+                "(deleteWebhook) or create another bot",
+            )
     except TelegramError as error:
         bot.update(state=error.state, detail=error.detail)
     return bot

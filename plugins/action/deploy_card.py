@@ -1,0 +1,55 @@
+"""Action: show what was deployed, and write it down if asked, on the controller."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._card import render
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace ``path`` by a file only its owner can read; at no time is there half a file or a readable one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class ActionModule(ActionBase):
+    """Entry point for Ansible; documented in plugins/modules/deploy_card.py."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(
+            argument_spec={
+                "bots": {"type": "list", "elements": "dict", "required": True, "no_log": True},
+                "support": {"type": "str", "default": ""},
+                "result_file": {"type": "path", "default": ""},
+            }
+        )
+        bots, support = arguments["bots"], arguments["support"]
+        # Not in the result and not in Ansible's log file: the card holds secrets.
+        Display().display("\n" + render(bots, support) + "\n", screen_only=True)
+        if arguments["result_file"] and not self._task.check_mode:
+            path = Path(arguments["result_file"]).expanduser().absolute()
+            text = json.dumps({"support": support, "bots": bots}, indent=2, ensure_ascii=False) + "\n"
+            try:
+                write_private(path, text)
+            except OSError as error:
+                # Tokens cannot be shown again, but they are on the screen by now.
+                return {"failed": True, "msg": f"result_file: {path} cannot be written: {error.strerror}"}
+        return {"changed": False}

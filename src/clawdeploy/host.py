@@ -99,12 +99,13 @@ class Host(msgspec.Struct, frozen=True):
 
 
 def load_host(paths: Paths) -> Host:
-    """Read host.json; ClawError("host_unprepared") if prepare_host has not run here, "host_invalid" if unreadable."""
+    """Read host.json; ClawError("host_unprepared") if it is missing, "host_invalid" if it makes no sense."""
     try:
         return msgspec.json.decode(paths.host_file.read_bytes(), type=Host)
     except FileNotFoundError:
         raise ClawError(
-            "host_unprepared", f"{paths.host_file} is missing: run the prepare_host playbook on this host first."
+            "host_unprepared",
+            f"{paths.host_file} is missing: run the prepare_host playbook on this host first.",
         ) from None
     except msgspec.DecodeError as error:
         raise ClawError(

@@ -40,5 +40,5 @@ def new_claim_code() -> str:
 
 
 def sha256_hex(secret: str) -> str:
-    """Hash of a random secret as the edge computes it (``sha2(256),hex,lower``): no salt, it has 128+ bits."""
+    """Hash of a random secret as the edge computes it (``sha2(256),hex,lower``); 128+ bits need no salt."""
     return str(hex_sha256.hash(secret))

@@ -1,0 +1,172 @@
+"""What the registry knows about a bot, and what callers may ask for. Pure data, checked when decoded."""
+
+import re
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from clawdeploy.errors import ClawError
+from clawdeploy.tokens import ID_PATTERN
+
+LEASE_SECONDS = 300
+
+BotId = Annotated[str, Meta(pattern=ID_PATTERN)]
+RunId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8,64}$")]
+# No blank, no '#', no control character: a path is a key in a line of an HAProxy map.
+_URL_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def is_dns_label(name: str) -> bool:
+    """Whether ``name`` can be one label of a host name, lower case (RFC 1123, 1 to 63 characters)."""
+    return _DNS_LABEL.fullmatch(name) is not None
+
+
+def _check_path(path: str) -> None:
+    if not _URL_PATH.fullmatch(path) or "//" in path or "/../" in f"{path}/" or "/./" in f"{path}/":
+        raise ValueError(f"{path!r} is not a plain absolute URL path")
+
+
+class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One path of an agent that the edge lets through."""
+
+    path: str
+    match: Literal["exact", "prefix"]
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    auth: Literal["public", "token", "agent"]
+
+    def __post_init__(self) -> None:
+        _check_path(self.path)
+        if self.match == "prefix" and not self.path.endswith("/"):
+            raise ValueError(f"prefix {self.path!r} must end in /")
+
+
+class Edge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the edge does for a bot; body_limit is bytes."""
+
+    body_limit: Annotated[int, Meta(ge=1)]
+    routes: tuple[Route, ...]
+    health_path: str = ""
+
+    def __post_init__(self) -> None:
+        if self.health_path:
+            _check_path(self.health_path)
+        keys = [(route.match, route.path) for route in self.routes]
+        if len(set(keys)) != len(keys):
+            raise ValueError("a path appears twice in routes")
+
+    def health(self) -> str | None:
+        """Path that answers 200 while the bot lives: health_path, else the first public exact .../health."""
+        if self.health_path:
+            return self.health_path
+        found = (
+            r.path
+            for r in self.routes
+            if r.auth == "public" and r.match == "exact" and r.path.endswith("/health")
+        )
+        return next(found, None)
+
+
+class Bot(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the registry. Times are Unix seconds; only hashes of secrets are here."""
+
+    id: BotId
+    slot: Annotated[int, Meta(ge=0)]
+    telegram_id: int
+    telegram_username: str
+    name: str | None
+    agent: str
+    plan: str
+    interface: Literal["api", "ui"]
+    owner: str | None
+    open_to_all: bool
+    state: Literal["deploying", "active"]
+    suspended: bool
+    image: str
+    image_digest: str | None
+    config_hash: str | None
+    edge: Edge
+    gateway_token_hash: str
+    llm_key_hash: str
+    lease_run: str | None
+    lease_at: int
+    created_at: int
+
+    @property
+    def label(self) -> str:
+        """First label of the host name (or first path segment): the name, else the id."""
+        return self.name or self.id
+
+    def leased_by_other(self, run_id: str, now: int) -> bool:
+        """Whether another run still works on this bot; a lease ends by itself after five minutes."""
+        return self.lease_run not in (None, run_id) and now - self.lease_at < LEASE_SECONDS
+
+
+class BotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one bot should be. ``None`` means: as it is, or the default for a new one."""
+
+    telegram_id: Annotated[int, Meta(ge=1)]
+    telegram_username: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,64}$")]
+    telegram_token: Annotated[str, Meta(pattern=r"^[0-9]{6,16}:[A-Za-z0-9_-]{30,64}$")]
+    agent: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*$")]
+    plan: str
+    interface: Literal["api", "ui"]
+    image: Annotated[str, Meta(min_length=1)]
+    edge: Edge
+    name: str | None = None
+    owner: Annotated[str, Meta(pattern=r"^([0-9]{1,20}|@?[A-Za-z][A-Za-z0-9_]{3,31})$")] | None = None
+    open_to_all: bool = False
+    rotate_gateway_token: bool = False
+
+    @property
+    def called(self) -> str:
+        """How messages name this bot."""
+        return self.name or f"@{self.telegram_username}"
+
+
+class DeclareRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Input of ``clawctl declare``."""
+
+    run_id: RunId
+    bots: tuple[BotRequest, ...]
+
+
+class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one finished bot runs."""
+
+    id: BotId
+    config_hash: str
+    image_digest: str | None
+
+
+class ActivateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Input of ``clawctl activate``."""
+
+    run_id: RunId
+    bots: tuple[Activation, ...]
+
+
+class ReleaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Input of ``clawctl release``."""
+
+    run_id: RunId
+
+
+class BotSecrets(msgspec.Struct, frozen=True):
+    """Secrets of one bot in clear, kept off its disk."""
+
+    telegram_token: str
+    llm_key: str
+    internal_token: str
+
+
+Request = TypeVar("Request")
+
+
+def decode(data: bytes | str, kind: type[Request]) -> Request:
+    """Decode a caller's JSON; ClawError("bad_request") names the field, never its value."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise ClawError("bad_request", f"standard input is not what this verb takes: {error}") from None

@@ -1,0 +1,2 @@
+DROP TABLE certificate_name;
+DROP TABLE bot;

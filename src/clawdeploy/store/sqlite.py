@@ -1,0 +1,94 @@
+"""The registry in one SQLite file, root 0600."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from clawdeploy.errors import ClawError
+from clawdeploy.models import Bot, Edge
+
+_COLUMNS = Bot.__struct_fields__
+
+
+class RegistryStore:
+    """Rows of the registry. One thread, one connection; writers hold the host's lock besides."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise ClawError("host_unprepared", f"{path} is missing: run prepare_host, or `clawctl migrate`.")
+        self._db = sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None)
+        self._db.row_factory = sqlite3.Row
+        for pragma in ("foreign_keys = ON", "journal_mode = WAL", "busy_timeout = 10000"):
+            self._db.execute(f"PRAGMA {pragma}")
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def bots(self) -> list[Bot]:
+        """Every bot, oldest slot first."""
+        return [_bot(row) for row in self._db.execute("SELECT * FROM bot ORDER BY slot")]
+
+    def put(self, bot: Bot) -> None:
+        """Insert the bot, or replace what is known about it."""
+        values = msgspec.structs.asdict(bot) | {"edge": msgspec.json.encode(bot.edge).decode()}
+        changes = ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS if column != "id")
+        self._db.execute(
+            f"INSERT INTO bot ({', '.join(_COLUMNS)}) VALUES ({', '.join(':' + c for c in _COLUMNS)}) "  # noqa: S608 # column names are the class's own
+            f"ON CONFLICT (id) DO UPDATE SET {changes}",
+            values,
+        )
+
+    def remove(self, bot_id: str) -> None:
+        self._db.execute("DELETE FROM bot WHERE id = ?", (bot_id,))
+
+    def certificate_names(self) -> dict[str, int]:
+        """Host name -> Unix second at which this host first asked for its certificate."""
+        return dict(self._db.execute("SELECT name, first_seen FROM certificate_name").fetchall())
+
+    def add_certificate_name(self, name: str, now: int) -> None:
+        self._db.execute("INSERT INTO certificate_name VALUES (?, ?) ON CONFLICT DO NOTHING", (name, now))
+
+
+def _bot(row: sqlite3.Row) -> Bot:
+    values = dict(row)
+    values["edge"] = msgspec.json.decode(values["edge"], type=Edge)
+    return msgspec.convert(values, Bot, strict=False)  # not strict: SQLite has 0 and 1 for booleans
+
+
+def migrate(path: Path, check: bool = False) -> list[str]:
+    """Bring the schema up to date, creating the file; returns what was (in check mode: would be) applied."""
+    from yoyo import get_backend, read_migrations  # slow to import, and only this verb needs it
+
+    directory = resources.files("clawdeploy.store") / "migrations"
+    migrations = read_migrations(str(directory))
+    if check and not path.exists():
+        return [migration.id for migration in migrations]
+    previous = os.umask(0o077)
+    try:
+        backend = get_backend(f"sqlite:///{path}")
+        try:
+            with backend.lock():
+                pending = backend.to_apply(migrations)
+                if not check:
+                    backend.apply_migrations(pending)
+        finally:
+            backend.connection.close()
+    finally:
+        os.umask(previous)
+    return [migration.id for migration in pending]

@@ -35,7 +35,7 @@ lint: setup ## Check style, types, playbooks and shell scripts
 	mypy
 	yamllint --strict .
 	shellcheck $$(git ls-files | xargs grep -lE -m1 '^#!.*\b(ba|da)?sh$$')
-	ansible-lint --offline
+	ansible-lint --offline -I inventory/example
 
 format: setup ## Put Python files into the project's format
 	ruff check --fix .

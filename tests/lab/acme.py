@@ -14,6 +14,7 @@ from tests.lab.settings import STATE, LabError
 CADDYFILE = """\
 {{
 	admin off
+	persist_config off
 	auto_https off
 	skip_install_trust
 	storage file_system {state}/acme

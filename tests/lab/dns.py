@@ -11,7 +11,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from dnslib import NS, QTYPE, RCODE, RR, SOA, TXT, A, DNSRecord
-from dnslib.server import BaseResolver, DNSHandler, DNSServer
+from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSServer
 
 from tests.lab.settings import DNS_ADDRESS, ZONE
 
@@ -20,7 +20,7 @@ TTL = 5
 OWN_SUFFIXES = (".test", ".openrouter.ai", ".telegram.org")
 
 
-class LabResolver(BaseResolver):  # type: ignore[misc]  # dnslib ships no types
+class LabResolver(BaseResolver):
     """Answers the zone itself and forwards the rest to `upstream`, an IPv4 address."""
 
     def __init__(self, upstream: str) -> None:
@@ -100,7 +100,9 @@ def main() -> None:
     arguments = parser.parse_args()
     resolver = LabResolver(arguments.forward)
     for tcp in (False, True):
-        DNSServer(resolver, address=arguments.host, port=arguments.port, tcp=tcp).start_thread()
+        DNSServer(
+            resolver, address=arguments.host, port=arguments.port, tcp=tcp, logger=DNSLogger("-reply")
+        ).start_thread()
     http = text_server(arguments.host, arguments.http_port, resolver.texts)
     threading.Thread(target=http.serve_forever).start()
 

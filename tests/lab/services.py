@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.lab import settings
 from tests.lab.acme import acme_command
 from tests.lab.pki import ensure_certificate
-from tests.lab.settings import LOGS, ROOT, LabError
+from tests.lab.settings import LOGS, ROOT, STATE, LabError
 
 MARK = "CLAW_LAB_SERVICE"
 SIMULATORS = {"openrouter": "openrouter.ai", "telegram": "api.telegram.org"}
@@ -146,7 +146,7 @@ def _start(service: Service) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", MARK: service.mark},
+            env={"PATH": os.environ["PATH"], "HOME": str(STATE), "PYTHONUNBUFFERED": "1", MARK: service.mark},
         )
 
 

@@ -1,8 +1,8 @@
 """A plain place on the internet, run in a container of its own: `python3 website.py PORT…`.
 
 Every address of the container answers: its public one, and the ones a bot must never reach (a metadata
-service and a private host). HTTP on every port but 25, where an SMTP banner is sent: a test sees by the answer,
-or its absence, whether a packet arrived. Only the standard library: the container has no other.
+service and a private host). HTTP on every port but 25, where an SMTP banner is sent: a test sees by the
+answer, or its absence, whether a packet arrived. Only the standard library: the container has no other.
 """
 
 import socketserver

@@ -6,6 +6,7 @@ exits with 1 if one of them is not up to date.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN = "<!-- roles: written by `make docs` -->"
 END = "<!-- roles end -->"
+# Ansible's markup for values, options and code (https://docs.ansible.com/ansible/latest/dev_guide/ansible_markup.html).
+MARKUP = re.compile(r"\b[CEMOV]\(([^()]*)\)")
+SERVER_ENV = re.compile(r"\{\{ lookup\('clawdeploy\.fleet\.server_env', '(\w+)', default='([^']*)'\) \}\}")
 # The order in which prepare_host applies them; roles that are not named here follow by name.
 ORDER = ("base", "docker", "firewall", "platform", "llm_gateway", "edge", "bot")
 
@@ -44,7 +48,7 @@ def load_defaults(role: str, root: Path = ROOT) -> Spec:
 def one_line(text: Any) -> str:
     """A description (text or list of texts) as one table cell."""
     joined = " ".join(text) if isinstance(text, list) else str(text or "")
-    return " ".join(joined.split()).replace("|", "\\|")
+    return MARKUP.sub(r"`\1`", " ".join(joined.split())).replace("|", "\\|")
 
 
 def as_code(value: Any) -> str:
@@ -54,6 +58,7 @@ def as_code(value: Any) -> str:
     else:
         shown = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
         shown = shown.removesuffix("\n").removesuffix("\n...")
+    shown = SERVER_ENV.sub(r"<\1 in .env, else \2>", shown)
     return f"`{shown}`".replace("|", "\\|")
 
 
@@ -97,8 +102,7 @@ def roles_page(root: Path = ROOT) -> str:
     head = (
         "# Roles and their settings\n\n"
         "Written by `make docs` from each role's `meta/argument_specs.yml` and `defaults/main.yml`.\n"
-        "Set these in the inventory (`group_vars/vps/`). A setting whose default is a look-up of\n"
-        "`server_env` takes it from `.env` in the working directory.\n\n"
+        "Set these in the inventory (`group_vars/vps/`); what is set there wins over `.env`.\n\n"
     )
     return head + "\n".join(role_section(role, root) for role in role_names(root))
 

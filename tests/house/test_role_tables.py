@@ -19,7 +19,7 @@ argument_specs:
       door_colour:
         type: str
         choices: [red, blue]
-        description: Its colour.
+        description: Its colour, V(red) for O(door_key).
       door_guests:
         type: list
         elements: dict
@@ -27,6 +27,10 @@ argument_specs:
         options:
           name: {type: str, required: true, description: Who.}
           until: {type: int, default: 5, description: How long.}
+"""
+DEFAULTS = """
+door_colour: "{{ lookup('clawdeploy.fleet.server_env', 'COLOUR', default='red') }}"
+door_guests: []
 """
 
 
@@ -37,7 +41,7 @@ def tree(tmp_path: Path) -> Path:
     (tmp_path / "roles/door/meta").mkdir(parents=True)
     (tmp_path / "roles/door/defaults").mkdir()
     (tmp_path / "roles/door/meta/argument_specs.yml").write_text(SPEC)
-    (tmp_path / "roles/door/defaults/main.yml").write_text("door_colour: red\ndoor_guests: []\n")
+    (tmp_path / "roles/door/defaults/main.yml").write_text(DEFAULTS)
     (tmp_path / "README.md").write_text(f"Hello\n{role_tables.BEGIN}\nold\n{role_tables.END}\nBye\n")
     return tmp_path
 
@@ -46,7 +50,10 @@ def test_table_shows_type_default_choices_and_sub_options(tree: Path) -> None:
     page = role_tables.roles_page(tree)
     assert "## door\n\nOpen the door\n\nOpens it. Closes it.\n" in page
     assert "| `door_key` | str | **required** | Which key \\| lock. |" in page
-    assert "| `door_colour` | str | `red` | Its colour. One of: `red`, `blue`. |" in page
+    assert (
+        "| `door_colour` | str | `<COLOUR in .env, else red>` | Its colour, `red` for `door_key`. One of: `red`, `blue`. |"
+        in page
+    )
     assert "| `door_guests` | list of dict | `[]` | Who may enter. |" in page
     assert "| `door_guests[].name` | str | **required** | Who. |" in page
     assert "| `door_guests[].until` | int | `5` | How long. |" in page

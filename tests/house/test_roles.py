@@ -1,5 +1,6 @@
 """Every role says what it takes, and its documentation says the same."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,12 @@ def test_spec_and_defaults_have_the_same_settings(role: str) -> None:
 
 def test_a_default_is_the_same_in_spec_and_defaults(role: str) -> None:
     options = role_tables.load_spec(role).get("options") or {}
-    defaults = role_tables.load_defaults(role)
+    # What a template will be, the spec can only describe.
+    defaults = {
+        name: value for name, value in role_tables.load_defaults(role).items() if "{{" not in str(value)
+    }
     in_spec = {name: option["default"] for name, option in options.items() if "default" in option}
-    assert in_spec == {name: defaults[name] for name in in_spec}
+    assert {name: in_spec.get(name, value) for name, value in defaults.items()} == defaults
 
 
 def test_settings_carry_the_role_s_name_and_a_description(role: str) -> None:
@@ -46,3 +50,13 @@ def test_role_tables_are_up_to_date() -> None:
 def test_env_example_names_exactly_the_server_wide_settings_in_order(root: Path) -> None:
     lines = (root / ".env.example").read_text().splitlines()
     assert [line.partition("=")[0] for line in lines if line and not line.startswith("#")] == list(NAMES)
+
+
+def test_example_inventory_sets_only_settings_that_exist(root: Path) -> None:
+    known = {name for role in ROLES for name in role_tables.load_spec(role).get("options") or {}}
+    folder = root / "inventory/example/group_vars/vps"
+    for name in ("main.yml", "vault.yml.example"):
+        text = (folder / name).read_text()
+        # Settings offered in comments count too.
+        offered = set(re.findall(r"^(?:# )?([a-z]\w*):(?= |$)", text, flags=re.MULTILINE))
+        assert offered - known == set(), name

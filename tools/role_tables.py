@@ -51,14 +51,27 @@ def one_line(text: Any) -> str:
     return MARKUP.sub(r"`\1`", " ".join(joined.split())).replace("|", "\\|")
 
 
+def without_lookups(value: Any) -> Any:
+    """A default with its look-ups of .env replaced by their meaning, at any depth."""
+    match value:
+        case dict():
+            return {name: without_lookups(member) for name, member in value.items()}
+        case list():
+            return [without_lookups(member) for member in value]
+        case str() if found := SERVER_ENV.fullmatch(value):
+            name, otherwise = found.groups()
+            return f"<{name} in .env, else {otherwise}>" if otherwise else f"<{name} in .env>"
+    return value
+
+
 def as_code(value: Any) -> str:
     """A value as YAML users would type it, in a code span; line breaks of templates become spaces."""
+    value = without_lookups(value)
     if isinstance(value, str):
         shown = " ".join(value.split()) or '""'
     else:
         shown = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
         shown = shown.removesuffix("\n").removesuffix("\n...")
-    shown = SERVER_ENV.sub(r"<\1 in .env, else \2>", shown)
     return f"`{shown}`".replace("|", "\\|")
 
 

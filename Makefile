@@ -34,7 +34,7 @@ lint: setup ## Check style, types, playbooks and shell scripts
 	ruff format --check .
 	mypy
 	yamllint --strict .
-	shellcheck $$(git ls-files | xargs grep -lE -m1 '^#!.*\b(ba|da)?sh$$')
+	git ls-files -z ':!.collections' | xargs -0 awk 'FNR == 1 {if (/^#!.*[\/ ](ba)?sh$$/) print FILENAME; nextfile}' | xargs shellcheck
 	ansible-lint --offline -I inventory/example
 
 format: setup ## Put Python files into the project's format

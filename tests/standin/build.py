@@ -6,6 +6,10 @@ JSON; the archive is for `docker load`. Everything is deterministic and cached b
 build/cache/standin/.
 
 Needs gcc, libjansson-dev, libssl-dev and busybox-static.
+
+The chat message `!sh COMMAND` runs a command in the container. Its tools are Debian's busybox: there `wget -T`
+crashes (use `timeout 3 wget ...`), `nc` has no `-z` (use `nc -w 3 HOST PORT </dev/null`), and `wget` speaks
+no TLS that today's servers accept.
 """
 
 import argparse

@@ -7,9 +7,9 @@ build/cache/standin/.
 
 Needs gcc, libjansson-dev, libssl-dev and busybox-static.
 
-The chat message `!sh COMMAND` runs a command in the container. Its tools are Debian's busybox: there `wget -T`
-crashes (use `timeout 3 wget ...`), `nc` has no `-z` (use `nc -w 3 HOST PORT </dev/null`), and `wget` speaks
-no TLS that today's servers accept.
+The chat message `!sh COMMAND` runs a command in the container. Its tools are Debian's busybox: there
+`wget -T` crashes (use `timeout 3 wget ...`), `nc` has no `-z` (use `nc -w 3 HOST PORT </dev/null`), and
+`wget` speaks no TLS that today's servers accept.
 """
 
 import argparse

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,31 @@ def test_installed_collection_runs_its_playbook_by_name(artifact: Path, tmp_path
     run(*install, artifact, cwd=tmp_path)
     check = ("ansible-playbook", "--syntax-check", "-i", ROOT / "inventory/example")
     run(*check, "clawdeploy.fleet.deploy_bot", cwd=tmp_path, ANSIBLE_COLLECTIONS_PATH=str(tmp_path))
+
+
+def test_the_artifact_builds_the_package_that_goes_to_a_host(
+    artifact: Path, tmp_path: Path, run: Run
+) -> None:
+    run("tar", "-xf", artifact, cwd=tmp_path)
+    pip_wheel = (
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    )
+    run(*pip_wheel, "--wheel-dir", tmp_path, ".", cwd=tmp_path)
+    with zipfile.ZipFile(next(tmp_path.glob("clawdeploy-*.whl"))) as wheel:
+        packed = {name for name in wheel.namelist() if name.startswith("clawdeploy/")}
+        (entry_points,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+        scripts = wheel.read(entry_points).decode()
+    sources = tmp_path / "src"
+    files = {str(path.relative_to(sources)) for path in sources.glob("clawdeploy/**/*") if path.is_file()}
+    assert packed == files
+    assert "clawctl = clawdeploy.cli:main" in scripts
 
 
 @pytest.mark.parametrize("playbook", PLAYBOOKS, ids=str)

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,42 @@ def test_every_file_that_a_page_links_to_exists(root: Path, tracked: list[Path])
         if not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def names_of(lines: Iterable[str]) -> set[str]:
+    """Names of the packages in requirement lines."""
+    return {match[0].lower() for line in lines if (match := re.match(r"[A-Za-z0-9][\w.-]*", line))}
+
+
+def test_what_the_package_needs_is_what_is_locked_for_a_host(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert names_of(project["dependencies"]) == names_of(
+        (root / "requirements/vps.in").read_text().splitlines()
+    )
+
+
+def test_a_host_and_the_tests_run_the_same_versions(root: Path) -> None:
+    def pins(name: str) -> dict[str, str]:
+        text = (root / "requirements" / name).read_text()
+        return dict(re.findall(r"^([\w.-]+)==([\w.]+)", text, flags=re.MULTILINE))
+
+    host, controller, tests = pins("vps.txt"), pins("controller.txt"), pins("dev.txt")
+    assert {name: tests.get(name) for name in host | controller} == host | controller
+
+
+@pytest.mark.parametrize("lock", ["vps.txt", "controller.txt", "dev.txt"])
+def test_every_locked_version_has_hashes_and_no_index(root: Path, lock: str) -> None:
+    text = (root / "requirements" / lock).read_text()
+    entries = re.split(r"\n(?=[\w.-]+==)", text)[1:]
+    assert entries
+    assert [entry.splitlines()[0] for entry in entries if "--hash=sha256:" not in entry] == []
+    assert not re.search(r"^(--(extra-)?index-url|--find-links|-[if]) ", text, flags=re.MULTILINE)
+
+
+def test_hooks_run_the_tools_of_make_lint(root: Path) -> None:
+    lint = (root / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
+    (local,) = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"]
+    assert local["repo"] == "local"
+    tools = {hook["entry"].removeprefix(".venv/bin/").split()[0] for hook in local["hooks"]}
+    assert tools == {"ruff", "mypy", "yamllint", "shellcheck", "ansible-lint"}
+    assert {tool for tool in tools if not re.search(rf"\b{tool}\b", lint)} == set()

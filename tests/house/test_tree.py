@@ -43,10 +43,19 @@ def test_collection_and_package_have_one_version(root: Path) -> None:
     assert galaxy["version"] == project["version"]
 
 
-def test_needed_collections_are_the_same_in_galaxy_and_requirements(root: Path) -> None:
+def test_needed_collections_are_named_and_used(root: Path, tracked: list[Path]) -> None:
     galaxy = yaml.safe_load((root / "galaxy.yml").read_text())["dependencies"]
     wanted = yaml.safe_load((root / "requirements.yml").read_text())["collections"]
     assert galaxy == {entry["name"]: entry["version"] for entry in wanted}
+    parts = (root / "roles", root / "playbooks")
+    tasks = (path for path in tracked if path.suffix == ".yml" and any(map(path.is_relative_to, parts)))
+    used = {
+        name
+        for path in tasks
+        for name in re.findall(r"\b((?:ansible|community)\.\w+)\.\w+", path.read_text())
+        if name != "ansible.builtin"
+    }
+    assert used == set(galaxy)
 
 
 def test_changelog_fragments_are_valid(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Prints a line for each overlap of the given networks with one another and with this host's routes.
 
-Arguments: the pool of the bots, then Docker's own pools (IPv4 networks, a.b.c.d/n). Exit status 1: something overlaps.
+Arguments: the pool of the bots, then Docker's own pools (IPv4 networks, a.b.c.d/n). Exit status 1: something
+overlaps.
 """
 
 import ipaddress
@@ -32,7 +33,9 @@ def main(arguments):
             if pool is not pools[0] and DOCKER.match(device):
                 continue
             if pool.overlaps(destination):
-                clashes.append(f"{pool} overlaps this host's route to {destination} ({device or route.get('type')})")
+                clashes.append(
+                    f"{pool} overlaps this host's route to {destination} ({device or route.get('type')})"
+                )
     print("\n".join(dict.fromkeys(clashes)))
     return 1 if clashes else 0
 

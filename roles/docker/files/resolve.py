@@ -1,7 +1,7 @@
-"""Asks each resolver for the IPv4 addresses of a name, over UDP; prints a line for each one that has no answer.
+"""Asks each resolver for the IPv4 addresses of a name, over UDP; prints a line for each that has no answer.
 
-Arguments: the name, then the resolvers' IPv4 addresses. Exit status 1: at least one has no answer. The system's own
-resolver is not asked: containers do not use it. Message format: RFC 1035, section 4.
+Arguments: the name, then the resolvers' IPv4 addresses. Exit status 1: at least one has no answer. The system's
+own resolver is not asked: containers do not use it. Message format: RFC 1035, section 4.
 """
 
 import os
@@ -43,8 +43,11 @@ def ask(name, resolver):
 
 
 def main(name, resolvers):
-    problems = [f"{resolver} does not resolve {name}: {problem}"
-                for resolver in resolvers if (problem := ask(name, resolver))]
+    problems = [
+        f"{resolver} does not resolve {name}: {problem}"
+        for resolver in resolvers
+        if (problem := ask(name, resolver))
+    ]
     print("\n".join(problems))
     return 1 if problems else 0
 

@@ -1,0 +1,1 @@
+"""Tests of the roles that prepare the host itself: base, docker, firewall."""

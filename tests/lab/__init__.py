@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.lab import internet, rootfs, services
 from tests.lab.engine import docker, ensure_docker, inspect
+from tests.lab.internet import cut_off
 from tests.lab.inventory import write_inventory
 from tests.lab.pki import CA_CERT as CA_BUNDLE
 from tests.lab.pki import ensure_ca
@@ -31,8 +32,10 @@ from tests.lab.settings import (
     HOSTS,
     INVENTORY,
     LABEL,
+    METADATA_ADDRESS,
     NETWORK,
     OPENROUTER_ADDRESS,
+    PRIVATE_ADDRESS,
     SSH_KEY,
     STATE,
     TELEGRAM_ADDRESS,
@@ -47,12 +50,15 @@ __all__ = [
     "CA_BUNDLE",
     "DNS_ADDRESS",
     "INVENTORY",
+    "METADATA_ADDRESS",
     "OPENROUTER_ADDRESS",
+    "PRIVATE_ADDRESS",
     "SSH_KEY",
     "TELEGRAM_ADDRESS",
     "WEBSITE_ADDRESS",
     "LabError",
     "Vps",
+    "cut_off",
     "down",
     "ensure_docker",
     "inventory",
@@ -119,6 +125,7 @@ def down(name: str | None = None, caches: bool = False) -> None:
             _step(f"removing VPS {name}", "removed", vps(name).remove)
             inventory()
             return
+        _step("looking for a Docker engine", "engine started", ensure_docker)
         _step("removing what is up", "removed", _remove_all)
         shutil.rmtree(STATE, ignore_errors=True)
         if caches:

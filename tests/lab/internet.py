@@ -4,6 +4,8 @@ import hashlib
 import ipaddress
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab import settings
@@ -11,9 +13,9 @@ from tests.lab.engine import LABEL_ARGS, docker, inspect
 from tests.lab.settings import (
     BRIDGE,
     LABEL,
-    METADATA,
+    METADATA_ADDRESS,
     NETWORK,
-    PRIVATE,
+    PRIVATE_ADDRESS,
     ROOT,
     SPEC_LABEL,
     WEBSITE_ADDRESS,
@@ -79,7 +81,9 @@ def ensure_website(image: str) -> bool:
         return False
     if present:
         docker("rm", "--force", WEBSITE_CONTAINER)
-    add_decoys = "".join(f"ip address add {address}/32 dev lo; " for address in (METADATA, PRIVATE))
+    add_decoys = "".join(
+        f"ip address add {address}/32 dev lo; " for address in (METADATA_ADDRESS, PRIVATE_ADDRESS)
+    )
     docker(
         *("run", "--detach", "--name", WEBSITE_CONTAINER, *LABEL_ARGS),
         *("--label", f"{SPEC_LABEL}={spec}"),
@@ -90,10 +94,21 @@ def ensure_website(image: str) -> bool:
     return True
 
 
+@contextmanager
+def cut_off() -> Iterator[None]:
+    """Take away the simulated internet's way out to the real one while a flood or an attack is tested."""
+    rule = ("DOCKER-USER", "--in-interface", BRIDGE, "!", "--out-interface", BRIDGE, "--jump", "DROP")
+    subprocess.run(["iptables", "--wait", "--insert", *rule], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["iptables", "--wait", "--delete", *rule], check=True)
+
+
 def decoy_networks() -> tuple[str, ...]:
     """Return the networks that a VPS reaches through the website: the metadata address and a private /24."""
-    private = ipaddress.ip_network(f"{PRIVATE}/24", strict=False)
-    return (f"{METADATA}/32", str(private))
+    private = ipaddress.ip_network(f"{PRIVATE_ADDRESS}/24", strict=False)
+    return (f"{METADATA_ADDRESS}/32", str(private))
 
 
 def foreign_root() -> str | None:

@@ -12,6 +12,14 @@ from tests.lab.settings import INVENTORY, KNOWN_HOSTS, SSH_KEY, Host
 LAB_VARIABLES = {
     # Bots ask this resolver; on a real VPS the default is a public one.
     "docker_dns": [settings.DNS_ADDRESS],
+    # Only Debian's own packages can be counted on where the lab runs.
+    "edge_caddy_repository": "debian",
+    "edge_acme_directory": settings.ACME_DIRECTORY,
+    "edge_acme_email": "operator@example.test",
+    # For tests of edge_tls_mode dns01: the lab's DNS server takes records by lego's httpreq protocol.
+    "edge_dns01_provider": "httpreq",
+    "edge_dns01_environment": {"HTTPREQ_ENDPOINT": f"http://{settings.DNS_ADDRESS}"},
+    "edge_dns01_resolvers": [f"{settings.DNS_ADDRESS}:53"],
 }
 
 

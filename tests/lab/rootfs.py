@@ -94,4 +94,6 @@ def _build(release: str, archive: Path) -> None:
             f"mmdebstrap could not make a Debian {release} root file system, see {log} (if a signature could "
             f"not be verified: `apt-get install debian-archive-keyring` brings the newest keys):\n{tail}"
         )
+    for outdated in CACHE.glob(f"vps-{release}-*.tar"):
+        outdated.unlink()
     partial.rename(archive)

@@ -28,8 +28,8 @@ ACME_ADDRESS = "198.51.100.5"
 WEBSITE_ADDRESS = "198.51.100.6"
 
 # Addresses that a bot must never reach, answered by the website's container one hop away from every VPS.
-METADATA = "169.254.169.254"
-PRIVATE = "192.168.77.6"
+METADATA_ADDRESS = "169.254.169.254"
+PRIVATE_ADDRESS = "192.168.77.6"
 
 ACME_DIRECTORY = "https://acme.example.test/acme/local/directory"
 

@@ -174,7 +174,7 @@ class Homes:
                 change.changed += self._disk(home, check)
             self._mount([(home, change) for home, change in zip(homes, changes, strict=True)], check)
             for home, change in zip(homes, changes, strict=True):
-                change.changed += self._fill(home, check)
+                self._fill(home, change, check)
             touched = [str(self.mount_point(change.id)) for change in changes if change.changed]
             if touched and not check:
                 _run("sync", "--file-system", *touched, code="disk_failed", hint="see `dmesg`")
@@ -235,15 +235,24 @@ class Homes:
         fresh.replace(image)
 
     def _grow_image(self, home: HomeRequest, image: Path) -> None:
+        size = image.stat().st_size
         os.truncate(image, home.disk_size)
-        root = self.mount_point(home.id)
-        target = str(image)
+        try:
+            self._grow_file_system(image, self.mount_point(home.id))
+        except ClawError:
+            os.truncate(image, size)  # the file system never used the rest; the next run tries again
+            raise
+
+    @staticmethod
+    def _grow_file_system(image: Path, root: Path) -> None:
+        hint = "stop the bot, unmount its disk, then run again"
         if root.is_mount():
-            target = _device_of(root)
-            _run("losetup", "--set-capacity", target, code="disk_failed", hint="see `losetup --list`")
+            device = _device_of(root)
+            _run("losetup", "--set-capacity", device, code="disk_failed", hint=hint)
+            _run("resize2fs", device, code="disk_failed", hint=hint)
         else:
-            _run("e2fsck", "-f", "-p", target, code="disk_failed", hint="check that disk with e2fsck")
-        _run("resize2fs", target, code="disk_failed", hint="check that disk with e2fsck")
+            _run("e2fsck", "-f", "-p", str(image), code="disk_failed", hint="check that disk with e2fsck")
+            _run("resize2fs", str(image), code="disk_failed", hint="check that disk with e2fsck")
 
     def _mount(self, homes: Sequence[tuple[HomeRequest, HomeChange]], check: bool) -> None:
         reload, enable, start, bare = False, list[str](), list[str](), list[str]()
@@ -283,19 +292,20 @@ class Homes:
         if start:
             self._systemctl("start", *start)
 
-    def _fill(self, home: HomeRequest, check: bool) -> list[str]:
+    def _fill(self, home: HomeRequest, change: HomeChange, check: bool) -> None:
         root = self.mount_point(home.id)
         if not root.is_mount():
             if not check:
                 raise ClawError(
                     "not_mounted", f"{root} is not mounted though its unit started: see `losetup --list`."
                 )
-            return [*(entry.path for entry in home.directories), *(file.path for file in home.files)]
+            change.changed += [entry.path for entry in (*home.directories, *home.files)]
+            return
         with _Tree(root, home.uid) as tree:
-            changed = ["."] if tree.own(".", 0o700, check) else []
-            changed += [d.path for d in home.directories if tree.own(d.path, int(d.mode, 8), check)]
-            changed += [file.path for file in home.files if tree.put(file, check)]
-        return changed
+            if tree.own(".", 0o700, check) and "disk" not in change.changed:
+                change.changed.append(".")
+            change.changed += [d.path for d in home.directories if tree.own(d.path, int(d.mode, 8), check)]
+            change.changed += [file.path for file in home.files if tree.put(file, check)]
 
 
 @contextmanager
@@ -341,13 +351,12 @@ class _Tree:
 
     def own(self, path: str, mode: int, check: bool) -> bool:
         """Make sure the directory exists, is the bot's and has that mode; returns whether it was not so."""
-        descriptor = self._enter(path, create=not check)
-        if descriptor is None:
-            return True
-        found = os.fstat(descriptor)
-        if (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (self._uid, self._uid, mode):
-            return False
-        if not check:
+        descriptor = self._enter(path, create=False)
+        if descriptor is not None:
+            found = os.fstat(descriptor)
+            if (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (self._uid, self._uid, mode):
+                return False
+        if not check and (descriptor := self._enter(path, create=True)) is not None:
             os.fchown(descriptor, self._uid, self._uid)
             os.fchmod(descriptor, mode)
         return True
@@ -410,15 +419,17 @@ class _Tree:
             if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
                 return False
             raise
-        with os.fdopen(descriptor, "rb") as handle:
+        try:
             found = os.fstat(descriptor)
             return (
                 stat.S_ISREG(found.st_mode)
                 and stat.S_IMODE(found.st_mode) == int(file.mode, 8)
                 and (found.st_uid, found.st_gid) == (self._uid, self._uid)
                 and found.st_size == len(wanted)
-                and handle.read(len(wanted) + 1) == wanted
+                and os.read(descriptor, len(wanted) + 1) == wanted
             )
+        finally:
+            os.close(descriptor)
 
     def _replace(self, directory: int, name: str, file: HomeFile) -> None:
         temporary = f".{name}.{secrets.token_hex(4)}"

@@ -1,0 +1,121 @@
+"""A host of its own for each test: every path of the package under one temporary directory."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from clawdeploy.cli import Machine
+from clawdeploy.host import Host, Paths, load_host
+from clawdeploy.registry import Registry
+from clawdeploy.store import migrate
+
+PLAN = {
+    "cpus": 0.5,
+    "memory_limit": 64_000_000,
+    "memory_reserved": 16_000_000,
+    "pids_limit": 64,
+    "nofile_limit": 1024,
+    "disk_size": 64 << 20,
+    "rate_limit_rps": 5,
+    "rate_limit_burst": 20,
+    "concurrency": 10,
+}
+HOST = {
+    "schema": 1,
+    "base_domain": "bots.example.test",
+    "public_base_url": "",
+    "tls_mode": "internal",
+    "tls_ca_file": "",
+    "acme_weekly_limit": 50,
+    "support_email": "help@example.test",
+    "openrouter_model": "vendor/model",
+    "bot_pool": "10.200.0.0/16",
+    "bot_subnet_prefix": 28,
+    "bot_uid_base": 200000,
+    "llm_gateway_url": "http://10.201.255.1:8788/api/v1",
+    "memory_budget": 900_000_000,
+    "disk_floor": 0,
+    "reserved_names": ["www", "portal"],
+    "cgroup_parent": "",
+    "plans": {"small": PLAN, "large": PLAN | {"memory_reserved": 400_000_000}},
+}
+RUN = "0123456789abcdef"
+NOW = 1_800_000_000
+ROUTES = (
+    {"path": "/health", "match": "exact", "port": 3000, "auth": "public"},
+    {"path": "/webhook", "match": "exact", "port": 3000, "auth": "token"},
+    {"path": "/ws/", "match": "prefix", "port": 32123, "auth": "agent"},
+)
+
+
+def make_host(**changes: Any) -> Host:
+    return msgspec.convert(HOST | changes, Host)
+
+
+def wanted(number: int = 1, **changes: Any) -> dict[str, Any]:
+    """One bot as a deploy asks for it."""
+    return {
+        "telegram_id": 1_000_000 + number,
+        "telegram_username": f"bot_{number}_bot",
+        "telegram_token": f"{1_000_000 + number}:{'t' * 35}",
+        "name": None,
+        "agent": "nullclaw",
+        "plan": "small",
+        "owner": "4242",
+        "interface": "api",
+        "image": "registry.example.test/agent:v1",
+        "edge": {"body_limit": 3072, "routes": list(ROUTES)},
+    } | changes
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("registry") / "registry.db"
+    migrate(path)
+    return path
+
+
+@pytest.fixture
+def paths(tmp_path: Path, empty_registry: Path) -> Paths:
+    found = Paths(
+        host_file=tmp_path / "host.json",
+        state=tmp_path / "state",
+        maps=tmp_path / "maps",
+        haproxy_socket=tmp_path / "admin.sock",
+        units=tmp_path / "units",
+        lock=tmp_path / "lock",
+        maps_group="root",
+        llm_group="root",
+    )
+    for directory in (found.state, found.maps, found.units, found.llm_keys.parent):
+        directory.mkdir()
+    found.host_file.write_text(json.dumps(HOST))
+    shutil.copyfile(empty_registry, found.registry)
+    return found
+
+
+@pytest.fixture
+def systemctl_calls() -> list[tuple[str, ...]]:
+    return []
+
+
+@pytest.fixture
+def machine(paths: Paths, systemctl_calls: list[tuple[str, ...]]) -> Machine:
+    return Machine(paths=paths, systemctl=lambda *arguments: systemctl_calls.append(arguments))
+
+
+@pytest.fixture
+def registry(machine: Machine) -> Iterator[Registry]:
+    with machine.registry() as opened:
+        yield opened
+
+
+def set_host(paths: Paths, **changes: Any) -> None:
+    """Change host.json, as prepare_host would."""
+    paths.host_file.write_text(json.dumps(HOST | changes))
+    load_host(paths)

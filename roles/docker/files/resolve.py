@@ -1,7 +1,7 @@
 """Asks each resolver for the IPv4 addresses of a name, over UDP; prints a line for each that has no answer.
 
-Arguments: the name, then the resolvers' IPv4 addresses. Exit status 1: at least one has no answer. The system's
-own resolver is not asked: containers do not use it. Message format: RFC 1035, section 4.
+Arguments: the name, then the resolvers' IPv4 addresses. Exit status 1: at least one has no answer. The
+system's own resolver is not asked: containers do not use it. Message format: RFC 1035, section 4.
 """
 
 import os

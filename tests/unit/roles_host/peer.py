@@ -1,4 +1,4 @@
-"""A program for one network namespace: listens, or tries to connect. Run by its path: imports nothing of ours.
+"""A program for one network namespace: listens or connects. Run by its path: imports nothing of ours.
 
     peer.py serve PORT…            echo on TCP and UDP, IPv4 and IPv6; prints "ready"
     peer.py probe SOURCE TARGET…   prints a JSON object of target -> "open", "refused" (an answer) or "silent"

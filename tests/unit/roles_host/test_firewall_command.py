@@ -1,7 +1,7 @@
 """The command on the host that loads, tries and takes back rules, run in a network namespace of its own.
 
-Nothing here has systemd: `systemd-run` and `systemctl` are stand-ins that keep the armed rollback in a file, so
-that a test decides when the time is up.
+Nothing here has systemd: `systemd-run` and `systemctl` are stand-ins that keep the armed rollback in a file,
+so that a test decides when the time is up.
 """
 
 import os

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab import internet, rootfs, services
-from tests.lab.engine import docker, ensure_docker, inspect
+from tests.lab.engine import docker, ensure_docker, inspect, stop_engine
 from tests.lab.internet import cut_off
 from tests.lab.inventory import write_inventory
 from tests.lab.pki import CA_CERT as CA_BUNDLE
@@ -96,8 +96,8 @@ def up(name: str = "vps1", memory: int | None = None) -> Vps:
             _remove_all()
         release = wanted.host.release
         _step(
-            f"root file system of Debian {release}",
-            "made from Debian's packages",
+            f"root file system of Debian {release} (the first time made of packages: a minute or two)",
+            "made",
             lambda: rootfs.ensure_image(release),
         )
         ensure_ca()
@@ -117,8 +117,8 @@ def inventory() -> Path:
 def down(name: str | None = None, caches: bool = False) -> None:
     """Throw away one VPS, or (no name) all of the lab: containers, volumes, network, processes, state.
 
-    `caches` also removes the images and root file systems, which take a minute to make. The Docker engine
-    stays: other things on the machine may have begun to use it.
+    `caches` also removes the images and root file systems, which take a minute to make. The Docker engine is
+    stopped if the lab had to start it and nobody else has put a container into it.
     """
     with _lock():
         if name is not None:
@@ -127,9 +127,11 @@ def down(name: str | None = None, caches: bool = False) -> None:
             return
         _step("looking for a Docker engine", "engine started", ensure_docker)
         _step("removing what is up", "removed", _remove_all)
-        shutil.rmtree(STATE, ignore_errors=True)
         if caches:
             _step("removing images and root file systems", "removed", _remove_caches)
+        _step("stopping the Docker engine if the lab started it", "stopped", stop_engine)
+        if STATE.exists():
+            shutil.rmtree(STATE)
 
 
 def status() -> dict[str, str]:

@@ -2,12 +2,16 @@
 
 import json
 import os
+import select
+import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
-from tests.lab.settings import LABEL, LOGS, ROOT, LabError
+from tests.lab.settings import LABEL, ROOT, STATE, LabError
 
+ENGINE_PID = STATE / "dockerd.pid"
 LABEL_ARGS = ("--label", f"{LABEL}={ROOT}")
 
 
@@ -47,13 +51,12 @@ def answers() -> bool:
 def ensure_docker(timeout: float = 60) -> bool:
     """Start dockerd in the background if no engine answers, and wait for it; True if it was started.
 
-    The engine goes on after the lab is taken down: other things on the machine may have begun to use it.
     Raises LabError with the end of its log if it does not answer within `timeout` seconds.
     """
     if answers():
         return False
-    LOGS.mkdir(parents=True, exist_ok=True)
-    log = LOGS.parent / "dockerd.log"
+    STATE.mkdir(parents=True, exist_ok=True)
+    log = STATE / "dockerd.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
             ["dockerd"],
@@ -63,6 +66,7 @@ def ensure_docker(timeout: float = 60) -> bool:
             start_new_session=True,
             env={"PATH": os.environ["PATH"]},
         )
+    ENGINE_PID.write_text(str(process.pid))
     deadline = time.monotonic() + timeout
     while not answers():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -70,3 +74,34 @@ def ensure_docker(timeout: float = 60) -> bool:
             raise LabError(f"dockerd does not answer, see {log}:\n{tail}")
         time.sleep(0.2)
     return True
+
+
+def stop_engine() -> bool:
+    """Stop the engine if ensure_docker started it and nobody's container is left in it; True if stopped."""
+    try:
+        pid = int(ENGINE_PID.read_text())
+        if Path(f"/proc/{pid}/comm").read_text().strip() != "dockerd":
+            return False
+    except FileNotFoundError:
+        return False
+    if docker("ps", "--all", "--quiet"):
+        return False
+    stop(pid, timeout=30)
+    return True
+
+
+def stop(pid: int, timeout: float = 5) -> None:
+    """End a process politely, after `timeout` seconds by force, and wait until it is gone."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            signal.pidfd_send_signal(handle, number)
+            if select.select([handle], [], [], timeout)[0]:
+                return
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(handle)

@@ -7,8 +7,6 @@ when the directory that started it is gone.
 import hashlib
 import importlib.util
 import os
-import select
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +17,7 @@ from pathlib import Path
 
 from tests.lab import settings
 from tests.lab.acme import acme_command
+from tests.lab.engine import stop
 from tests.lab.pki import ensure_certificate
 from tests.lab.settings import LOGS, ROOT, STATE, LabError
 
@@ -118,23 +117,6 @@ def stop_services() -> list[str]:
     for pid in present.values():
         stop(pid)
     return sorted(mark.partition(" ")[0] for mark in present)
-
-
-def stop(pid: int, timeout: float = 5) -> None:
-    """End a process politely, then by force, and wait until it is gone."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            signal.pidfd_send_signal(handle, number)
-            if select.select([handle], [], [], timeout)[0]:
-                return
-    except ProcessLookupError:
-        return
-    finally:
-        os.close(handle)
 
 
 def _start(service: Service) -> subprocess.Popen[bytes]:

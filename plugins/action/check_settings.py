@@ -31,12 +31,12 @@ def find_problems(
 ) -> list[str]:
     """Sentences about settings that cannot be meant as they were given.
 
-    ``passed`` are the names of the extra variables; ``variables`` is all that the host sees; ``options`` are the
-    playbook's own settings, ``roles`` the options of each of its roles.
+    ``passed`` are the names of the extra variables; ``variables`` is all that the host sees; ``options`` are
+    the playbook's own settings, ``roles`` the options of each of its roles.
     """
     known = {*COMMON, *options, *(name for names in roles.values() for name in names)}
     suspicious = {name for name in passed if not name.startswith("ansible_")}
-    # An inventory belongs to several playbooks, so there only names that claim to be one of our roles' are judged.
+    # An inventory belongs to several playbooks: only names that look like our roles' are judged there.
     suspicious |= {name for name in variables if name.startswith(tuple(f"{role}_" for role in roles))}
     problems = unknown_names(suspicious, known)
 
@@ -83,7 +83,9 @@ class ActionModule(ActionBase):
         )
         hosts = list(task_vars.get("ansible_play_hosts_all", []))
         if arguments["single_host"] and len(hosts) > 1:
-            problems.append(f"{len(hosts)} hosts match ({', '.join(hosts)}); choose one with --limit {hosts[0]}")
+            problems.append(
+                f"{len(hosts)} hosts match ({', '.join(hosts)}); choose one with --limit {hosts[0]}"
+            )
         if problems:
             return {"failed": True, "msg": "\n".join(problems)}
         return {"changed": False, "msg": "All settings are known"}

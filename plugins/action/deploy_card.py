@@ -12,7 +12,7 @@ from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._card import rend
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace ``path`` by a file only its owner can read; at no time is there half a file or a readable one."""
+    """Replace ``path`` by a file only its owner can read; never is there half a file or a readable one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:

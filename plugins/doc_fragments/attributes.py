@@ -11,7 +11,7 @@ attributes:
     description: Can run in C(check_mode) and return changed status prediction without modifying target.
     support: full
   diff_mode:
-    description: Will return details on what has changed, or what would change in C(check_mode), never a secret.
+    description: Returns what has changed, or what would change in C(check_mode), never a secret.
     support: full
   idempotent:
     description: A second run with the same options changes nothing.

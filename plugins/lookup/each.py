@@ -7,7 +7,7 @@ short_description: Evaluate a variable once per element of a list
 version_added: 0.1.0
 description:
   - Returns the value of a variable for each element, with the element available under a name of its own.
-  - A module that takes the state of all bots at once gets its argument this way, from a description of one bot.
+  - A module that takes all bots at once gets its argument this way, from a description of one bot.
 options:
   _terms:
     description:
@@ -55,5 +55,7 @@ class LookupModule(LookupBase):
         result: list[Any] = []
         for element in elements:
             scope = {**variables, self.get_option("as"): element}
-            result.append(self._templar.copy_with_new_env(available_variables=scope).template(variables[name]))
+            result.append(
+                self._templar.copy_with_new_env(available_variables=scope).template(variables[name])
+            )
         return result

@@ -8,7 +8,7 @@ version_added: 0.1.0
 description:
   - Reads settings from the file V(.env) in the directory in which C(ansible-playbook) was started.
   - The file is data. No value in it is taken from the environment, expanded or rendered as a template.
-  - A name that clawDeploy does not know is an error, so that a typing mistake does not silently change nothing.
+  - A name that clawDeploy does not know is an error, so that a misspelt one is noticed.
 options:
   _terms:
     description:
@@ -60,7 +60,9 @@ from ansible.plugins.lookup import LookupBase
 try:
     from dotenv.parser import parse_stream
 except ImportError:
-    parse_stream = None
+    HAS_DOTENV = False
+else:
+    HAS_DOTENV = True
 
 NAMES = (
     "OPENROUTER_API_KEY",
@@ -106,7 +108,7 @@ class LookupModule(LookupBase):
 
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:
         self.set_options(var_options=variables, direct=kwargs)
-        if parse_stream is None:
+        if not HAS_DOTENV:
             raise AnsibleLookupError("python-dotenv is missing on the controller: pip install python-dotenv")
         path = Path.cwd() / ".env"
         try:
@@ -119,7 +121,9 @@ class LookupModule(LookupBase):
         result: list[Any] = []
         for name in terms:
             if name not in NAMES:
-                raise AnsibleLookupError(f"server_env does not know {name!r}; known names: {', '.join(NAMES)}")
+                raise AnsibleLookupError(
+                    f"server_env does not know {name!r}; known names: {', '.join(NAMES)}"
+                )
             value = values.get(name, default)
             if value is None:
                 raise AnsibleLookupError(f"{name} is not set: write {name}=… into {path}")

@@ -13,8 +13,8 @@ def call(module: AnsibleModule, *verb: str, request: Mapping[str, Any] | None = 
     """Run ``clawctl VERB --json`` and return its answer.
 
     ``request`` goes to standard input as JSON, where no process list shows it. A refusal ends the module with
-    clawctl's own sentence and its code; an answer without an ``error`` is returned whatever the exit status, for
-    ``wait`` reports unhealthy bots that way.
+    clawctl's own sentence and its code; an answer without an ``error`` is returned whatever the exit status,
+    for ``wait`` reports unhealthy bots that way.
     """
     program = module.get_bin_path("clawctl", opt_dirs=["/usr/local/bin"])
     if program is None:

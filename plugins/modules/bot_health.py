@@ -31,7 +31,8 @@ EXAMPLES = """
 
 RETURN = """
 bots:
-  description: For each bot its id, whether it is healthy, the seconds it took, else the reason and its last log lines.
+  description:
+    - For each bot its id, whether it is healthy, the seconds it took or the reason and its last log lines.
   type: list
   elements: dict
   returned: success

@@ -6,7 +6,7 @@ author: clawDeploy contributors (@clawdeploy)
 short_description: Disks, directories and files of bots
 version_added: 0.1.0
 description:
-  - Gives each bot a disk of its own and puts directories and files on it, all of them owned by the bot's user.
+  - Gives each bot a disk of its own and puts directories and files on it, all owned by the bot's user.
   - Takes all bots of a run at once. Contents are never shown, in a diff neither.
 extends_documentation_fragment:
   - clawdeploy.fleet.attributes

@@ -13,7 +13,7 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(declared) creates or updates O(bots) and leases them to O(run_id), so that no other run works on them.
+      - V(declared) creates or updates O(bots) and leases them to O(run_id); no other run touches them then.
       - V(active) notes what O(deployed) run and ends their lease.
       - V(released) ends all leases of O(run_id).
       - V(absent) removes the bots O(ids) with their containers, disks and secrets.
@@ -105,7 +105,9 @@ options:
                 choices: [public, token, agent]
                 required: true
           health_path:
-            description: Path that answers 200 when the bot lives. The first public path ending in C(/health) if not given.
+            description:
+              - Path that answers 200 when the bot lives.
+              - The first public path ending in C(/health) if not given.
             type: str
   deployed:
     description: What runs now, for O(state=active).
@@ -224,7 +226,9 @@ def main() -> None:
     state, request = module.params["state"], {"run_id": module.params["run_id"]}
     answer: dict[str, Any] = {}
     if state == "declared":
-        answer = call(module, "declare", *checked(module), request={**request, "bots": given(module.params["bots"])})
+        answer = call(
+            module, "declare", *checked(module), request={**request, "bots": given(module.params["bots"])}
+        )
     elif state == "absent":
         answer = remove(module, module.params["ids"])
     elif not module.check_mode and state == "active":

@@ -6,7 +6,7 @@ author: clawDeploy contributors (@clawdeploy)
 short_description: Bring the edge in line with the registry
 version_added: 0.1.0
 description:
-  - Renders everything the edge and the LLM gateway know about bots from the registry and swaps it in as a whole.
+  - Renders all that the edge and the LLM gateway know about bots from the registry and swaps it in at once.
 extends_documentation_fragment:
   - clawdeploy.fleet.attributes
 """

@@ -6,8 +6,8 @@ author: clawDeploy contributors (@clawdeploy)
 short_description: Refuse settings that nobody declared
 version_added: 0.1.0
 description:
-  - Compares the extra variables that were really passed with the names a playbook knows, so that a misspelt one is
-    an error with a suggestion.
+  - Compares the extra variables that were really passed with the names a playbook knows, so that a misspelt
+    one is an error with a suggestion.
   - Inventory variables are judged only when they begin with the name of one of O(roles).
   - Variables that begin with C(ansible_) are Ansible's own and always known.
 extends_documentation_fragment:

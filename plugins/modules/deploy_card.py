@@ -14,7 +14,8 @@ extends_documentation_fragment:
   - clawdeploy.fleet.attributes.controller
 options:
   bots:
-    description: The bots, as M(clawdeploy.fleet.bot_registry) returned them, and C(talk), lines that show how to use one.
+    description:
+      - The bots, as M(clawdeploy.fleet.bot_registry) returned them, and C(talk), how to use each of them.
     type: list
     elements: dict
     required: true
@@ -23,7 +24,9 @@ options:
     type: str
     default: ""
   result_file:
-    description: File on the controller that gets the same as JSON, readable only by its owner. Nothing is written when empty.
+    description:
+      - File on the controller that gets the same as JSON, readable only by its owner.
+      - Nothing is written when empty.
     type: path
     default: ""
 """

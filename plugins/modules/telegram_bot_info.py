@@ -34,9 +34,9 @@ EXAMPLES = """
 RETURN = """
 bots:
   description:
-    - For each token, in the same order, C(state), C(username), C(telegram_id) and C(detail), a sentence for people.
-    - The state is V(ok), V(malformed), V(refused) by Telegram, V(unreachable) or V(webhook) when another service
-      receives the bot's messages.
+    - For each token, in the same order, C(state), C(username), C(telegram_id) and C(detail), for people.
+    - The state is V(ok), V(malformed), V(refused) by Telegram, V(unreachable) or V(webhook) when another
+      service receives the bot's messages.
   type: list
   elements: dict
   returned: success
@@ -80,7 +80,8 @@ def ask(token: str, method: str, timeout: int) -> dict[str, Any]:
     except HTTPError as error:
         if error.code in (401, 404):
             raise TelegramError(
-                "refused", f"Telegram does not know this token (HTTP {error.code}): get the current one from @BotFather"
+                "refused",
+                f"Telegram does not know this token (HTTP {error.code}): get the current one from @BotFather",
             ) from None
         raise TelegramError("unreachable", f"Telegram answered HTTP {error.code}; try again later") from None
     except ssl.SSLError:
@@ -88,12 +89,15 @@ def ask(token: str, method: str, timeout: int) -> dict[str, Any]:
     except (URLError, UrlConnectionError, OSError) as error:
         reason = getattr(error, "reason", error)
         kind = "name cannot be resolved" if isinstance(reason, socket.gaierror) else type(reason).__name__
-        raise TelegramError("unreachable", f"api.telegram.org cannot be reached from this host: {kind}") from None
+        raise TelegramError(
+            "unreachable", f"api.telegram.org cannot be reached from this host: {kind}"
+        ) from None
     except ValueError:
         raise TelegramError("unreachable", "the answer of api.telegram.org is not JSON") from None
-    if not isinstance(body, dict) or not isinstance(body.get("result"), dict):
-        raise TelegramError("unreachable", "the answer of api.telegram.org is not what its documentation says")
-    return body["result"]
+    result = body.get("result") if isinstance(body, dict) else None
+    if not isinstance(result, dict):
+        raise TelegramError("unreachable", "the answer of api.telegram.org is not as documented")
+    return result
 
 
 def inspect(token: str, timeout: int) -> dict[str, Any]:
@@ -109,7 +113,7 @@ def inspect(token: str, timeout: int) -> dict[str, Any]:
             where = urlsplit(hook).hostname  # never the path: services put the token there
             raise TelegramError(
                 "webhook",
-                f"another service receives this bot's messages (webhook at {where}): remove the webhook there "
+                f"another service receives this bot's messages (webhook at {where}): remove it there "
                 "(deleteWebhook) or create another bot",
             )
     except TelegramError as error:

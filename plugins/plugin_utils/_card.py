@@ -29,7 +29,8 @@ def _claim(bot: Mapping[str, Any]) -> str:
         return ""
     if claim.get("link"):
         return f"{claim['link']} (works once, until {claim['expires']})"
-    return f"its link was shown before (valid until {claim['expires']}); a new one: clawctl claims new {bot['id']}"
+    again = f"clawctl claims new {bot['id']}"
+    return f"its link was shown before (valid until {claim['expires']}); a new one, on the host: {again}"
 
 
 def _steps(bot: Mapping[str, Any], support: str) -> list[str]:
@@ -76,8 +77,8 @@ def _list(bots: Sequence[Mapping[str, Any]], support: str) -> list[str]:
 def render(bots: Sequence[Mapping[str, Any]], support: str) -> str:
     """Text for a terminal: one full card, or a compact list of several bots.
 
-    Each bot has the keys of clawctl's ``declare`` answer that people may see, and ``talk``, the lines that show how to
-    talk to its agent. ``support`` is an address or empty. A gateway token appears only if the bot has a new one.
+    Each bot has the keys of clawctl's ``declare`` answer that people may see, and ``talk``, the lines that
+    show how to talk to its agent. ``support`` is an address or empty. A gateway token appears only if new.
     """
     lines = _card(bots[0], support) if len(bots) == 1 else _list(bots, support)
     rule = "─" * min(100, max(map(len, lines)))

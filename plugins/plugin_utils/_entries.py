@@ -28,7 +28,7 @@ OPTIONS = (
 _TOKEN = re.compile(r"([1-9][0-9]{5,15}):[A-Za-z0-9_-]{30,64}")
 _TOKEN_CHARS = re.compile(r"[A-Za-z0-9_:-]*")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-# Telegram usernames: 5 to 32 characters (https://core.telegram.org/method/account.checkUsername); 4 can be bought.
+# Telegram usernames: 5 to 32 characters (https://core.telegram.org/method/account.checkUsername), or 4.
 _OWNER = re.compile(r"[1-9][0-9]{0,15}|@[A-Za-z][A-Za-z0-9_]{3,31}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
@@ -90,7 +90,9 @@ def _image(value: Any) -> str:
 def _archive(value: Any) -> str:
     archive = Path(_text(value)).expanduser()
     if not archive.is_file():
-        raise SettingError(f"no such file on this machine: {archive}; make one with docker save -o FILE IMAGE")
+        raise SettingError(
+            f"no such file on this machine: {archive}; make one with docker save -o FILE IMAGE"
+        )
     return str(archive.resolve())
 
 
@@ -142,7 +144,7 @@ _ABSENT: dict[str, Any] = {"bot_env": {}, "bot_config": {}, "rotate_gateway_toke
 
 
 def read_entries(
-    entries: Sequence[Mapping[str, Any]],
+    entries: Sequence[Any],
     *,
     agents: Collection[str] = (),
     plans: Collection[str] = (),
@@ -150,10 +152,10 @@ def read_entries(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Check and fill up the bots a user asks for.
 
-    ``entries`` hold OPTIONS; an option that is missing, None or "" counts as not given. ``agents``, ``plans`` and
-    ``reserved`` are the names there are and the labels that must not be used; an empty one is not checked.
-    Returns the bots (each with all OPTIONS, None where nothing was given, and the number ``telegram_id``) and the
-    problems found in all of them, one sentence each; with problems the bots are of no use.
+    ``entries`` hold OPTIONS; an option that is missing, None or "" counts as not given. ``agents``, ``plans``
+    and ``reserved`` are the names there are and the labels that must not be used; empty: not checked.
+    Returns the bots (each with all OPTIONS, None where nothing was given, and the number ``telegram_id``) and
+    the problems found in all of them, one sentence each; with problems the bots are of no use.
     """
     bots: list[dict[str, Any]] = []
     problems: list[str] = []
@@ -166,7 +168,7 @@ def read_entries(
             problems.append(f"bots[{index}]: is a {type(entry).__name__}, expected a dictionary with a token")
             continue
         problems += [where + text for text in unknown_names(entry, OPTIONS)]
-        bot = {name: _ABSENT.get(name) for name in OPTIONS}
+        bot: dict[str, Any] = {name: _ABSENT.get(name) for name in OPTIONS}
         failed = False
         for name in OPTIONS:
             value = entry.get(name)
@@ -183,19 +185,25 @@ def read_entries(
         bots.append(bot)
         for name, known, kind in (("agent", agents, "agents"), ("plan", plans, "plans")):
             if bot[name] and known and bot[name] not in known:
-                problems.append(f"{where}{name}: {bot[name]!r} does not exist; {suggest(bot[name], known, kind)}")
+                problems.append(
+                    f"{where}{name}: {bot[name]!r} does not exist; {suggest(bot[name], known, kind)}"
+                )
         if bot["bot_name"] in reserved:
-            problems.append(f"{where}bot_name: {bot['bot_name']!r} is reserved on this host; choose another name")
+            problems.append(
+                f"{where}bot_name: {bot['bot_name']!r} is reserved on this host; choose another name"
+            )
         if bot["owner"] and bot["open_to_all"]:
             problems.append(f"{where}open_to_all: contradicts owner {bot['owner']!r}; give one of the two")
         for key, value in (("token", bot["telegram_id"]), ("bot_name", bot["bot_name"])):
             if value is not None and first_with.setdefault((key, value), index) != index:
-                problems.append(f"{where}{key}: same as in bots[{first_with[key, value]}]; each bot needs its own")
+                problems.append(
+                    f"{where}{key}: same as in bots[{first_with[key, value]}]; each bot needs its own"
+                )
     return bots, problems
 
 
 def check_result_file(path: str) -> list[str]:
-    """Problems with the place where the result is to be written; ``path`` may be empty (nothing is written then)."""
+    """Problems with the place where the result is to be written; ``path`` is empty if it is not."""
     target = Path(path).expanduser()
     if not path:
         return []

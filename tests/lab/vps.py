@@ -111,21 +111,21 @@ class Vps:
     def wait_for_systemd(self, timeout: float = 120) -> str:
         """Wait until the boot is over; return systemd's word for it (`running`, or `degraded`)."""
         deadline = time.monotonic() + timeout
+        command = ["docker", "exec", self.host.container, "systemctl", "is-system-running", "--wait"]
         while True:
-            result = subprocess.run(
-                ["docker", "exec", self.host.container, "systemctl", "is-system-running", "--wait"],
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                check=False,
-            )
+            try:
+                result = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+            except subprocess.TimeoutExpired:
+                jobs = self.exec("systemctl", "list-jobs", "--no-legend")
+                raise LabError(
+                    f"{self.host.name} is still booting after {timeout:.0f} s, waiting for:\n{jobs}"
+                ) from None
             state = result.stdout.strip()
             # Before systemd listens, systemctl has nobody to ask ("offline", or no word at all).
             if state in ("running", "degraded", "maintenance", "stopping"):
                 return state
-            if time.monotonic() > deadline:
-                log = docker("logs", "--tail", "20", self.host.container)
-                raise LabError(f"{self.host.name} has not booted in {timeout:.0f} s:\n{log}{result.stderr}")
+            if time.monotonic() > deadline or "is not running" in result.stderr:
+                raise LabError(f"{self.host.name} does not boot: {result.stderr.strip()}\n{self.console()}")
             time.sleep(0.1)
 
     def wait(self, timeout: float = 120) -> None:
@@ -143,6 +143,13 @@ class Vps:
         docker("restart", "--time", "60", self.host.container)
         self.wait()
         return time.monotonic() - began
+
+    def console(self) -> str:
+        """Return the last lines that the VPS wrote before systemd took over."""
+        command = ["docker", "logs", "--tail", "20", self.host.container]
+        return subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+        ).stdout
 
     def failed_units(self) -> str:
         """Return systemd's list of failed units, one a line (empty: none)."""

@@ -25,6 +25,7 @@ from clawdeploy.telegram import API, Message, Telegram, TelegramError
 RESCAN_SECONDS = 1.0
 POLL_SECONDS = 25
 _LONGEST_BACKOFF = 60
+_CLOCK_SECONDS = 60  # how far Telegram's clock and ours may be apart
 _HINTS_KEPT = 1000
 
 HINT = "This bot has no owner yet. If it is yours, open the link on its deploy card."
@@ -99,11 +100,13 @@ class ClaimService:
             claim = claims.load_claim(self._paths, bot_id)
             if claim is None or claim.file is None:
                 return "silent"
+            if message.date < claim.issued - _CLOCK_SECONDS:
+                return "silent"  # nobody could have had this code: a guess that waited at Telegram
             claim, verdict = claims.judge(claim, user, code, _now())
             if verdict == "right":
-                claim = msgspec.structs.replace(claim, claimed_by=user, update_id=update_id)
+                claim = msgspec.structs.replace(claim, claimed_by=user)
             if verdict != "silent":
-                claims.save_claim(self._paths, claim)
+                claims.save_claim(self._paths, msgspec.structs.replace(claim, update_id=update_id))
             return verdict
 
     def give(self, bot_id: str) -> str | None:
@@ -152,6 +155,8 @@ class _Listener:
         if claim.claimed_by is not None:
             await self._hand_over(telegram, claim)
             return
+        if self._offset is None and claim.update_id is not None:
+            self._offset = claim.update_id + 1  # what was counted before a restart is not counted again
         for update in await telegram.updates(self._offset, POLL_SECONDS):
             self._offset = update.update_id + 1
             if update.message is not None and await self._answer(telegram, update.message, update.update_id):

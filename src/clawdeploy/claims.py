@@ -44,8 +44,9 @@ class FileState(msgspec.Struct, frozen=True):
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """``claims/<id>.json``. Times are Unix seconds.
 
-    file and files come from ``home apply``; until then the claim waits. claimed_by and update_id are written
-    first when the right code arrives, so that what follows can be done again after a crash.
+    file and files come from ``home apply``; until then the claim waits. update_id is the last message that
+    counted. claimed_by is written first when the right code arrives, so that what follows can be done again
+    after a crash.
     """
 
     bot: BotId
@@ -57,6 +58,10 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, FileState] = {}
     claimed_by: str | None = None
     update_id: int | None = None
+
+    @property
+    def issued(self) -> int:
+        return self.expires - CODE_SECONDS
 
     def open(self, now: int) -> bool:
         """Whether a code can still be redeemed."""
@@ -72,7 +77,8 @@ def issue(bot_id: str, now: int, previous: Claim | None = None) -> tuple[Claim, 
     code = new_claim_code()
     fresh = Claim(bot=bot_id, code_hash=sha256_hex(code), expires=now + CODE_SECONDS)
     if previous is not None:
-        fresh = msgspec.structs.replace(fresh, file=previous.file, files=previous.files)
+        kept = {"file": previous.file, "files": previous.files, "update_id": previous.update_id}
+        fresh = msgspec.structs.replace(fresh, **kept)
     return fresh, code
 
 

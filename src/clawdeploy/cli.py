@@ -307,7 +307,8 @@ def wait(machine: Machine, as_json: bool, timeout: float, bots: tuple[str, ...])
 
     with machine.registry() as registry:
         found, host_facts = [registry.find(bot) for bot in bots], registry.host
-    results = asyncio.run(wait_until_healthy(found, host_facts, machine.engine(), timeout))
+    with machine.engine() as engine:
+        results = asyncio.run(wait_until_healthy(found, host_facts, engine, timeout))
     if as_json:
         click.echo(json.dumps({"bots": [msgspec.to_builtins(result) for result in results]}))
     else:
@@ -360,8 +361,8 @@ def destroy(machine: Machine, as_json: bool, bot: str, yes: bool) -> None:
     """
     if not yes:
         click.confirm(f"Remove {bot} and everything it remembers?", abort=True, err=True)
-    with machine.changing() as registry:
-        result = verbs.destroy(registry, machine.homes, machine.engine(), bot)
+    with machine.changing() as registry, machine.engine() as engine:
+        result = verbs.destroy(registry, machine.homes, engine, bot)
     advice = (
         f"Its token still works elsewhere: revoke it (@BotFather, /revoke, @{result['telegram_username']})."
     )
@@ -402,8 +403,10 @@ def claims_serve(machine: Machine, as_json: bool) -> None:
     from clawdeploy.claim_service import ClaimService
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    service = ClaimService(
-        machine.paths, machine.registry, machine.homes, lambda bot_id: machine.engine().restart(bot_id)
-    )
-    asyncio.run(service.serve())
+
+    def restart(bot_id: str) -> None:
+        with machine.engine() as engine:
+            engine.restart(bot_id)
+
+    asyncio.run(ClaimService(machine.paths, machine.registry, machine.homes, restart).serve())
     _print({"changed": False}, as_json, "no claim is pending")

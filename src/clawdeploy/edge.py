@@ -1,8 +1,8 @@
 """The edge's maps and the LLM gateway's keys: pure functions of the registry, put in place as a whole.
 
-A map changes in two places: its file, which HAProxy reads when it starts, and HAProxy's memory, swapped
-through the runtime socket (management guide: "prepare map", "add map @<ver>", "commit map"), so that no request
-sees half of it and no connection is cut.
+A map changes in two places: its file, which HAProxy reads when it starts, and HAProxy's memory, which is
+swapped through the runtime socket ("prepare map", "add map @<ver>", "commit map" of its management guide), so
+that no request sees half of it and no connection is cut.
 """
 
 import grp

@@ -50,6 +50,12 @@ class Engine:
         except DockerException as error:
             raise _down(error) from None
 
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._docker.close()
+
     def states(self) -> dict[str, ContainerState]:
         """Bot id -> state of its container, with one call for all of them."""
         try:

@@ -154,10 +154,10 @@ async def edge_trouble(bot: Bot, host: Host, session: aiohttp.ClientSession, por
             f"the certificate for {name} is not trusted ({error.certificate_error}): with a private CA set "
             "tls_ca_file in host.json, with ACME use a directory that clients trust."
         )
-    except aiohttp.ClientConnectorSSLError:
-        return await asyncio.to_thread(_no_certificate, name, host)
     except aiohttp.ClientConnectorError as error:
-        return f"nothing answers on 127.0.0.1:{port} ({error.strerror}): see `systemctl status caddy`."
+        if isinstance(error.os_error, ConnectionRefusedError):
+            return f"nothing listens on 127.0.0.1:{port}: see `systemctl status caddy`."
+        return await asyncio.to_thread(_no_certificate, name, host)
     except TimeoutError:
         return f"{name}{path} did not answer within {_REQUEST_SECONDS:.0f} s: see the agent's log lines."
     except aiohttp.ClientError as error:

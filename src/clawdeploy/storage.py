@@ -299,7 +299,8 @@ class Homes:
                 raise ClawError(
                     "not_mounted", f"{root} is not mounted though its unit started: see `losetup --list`."
                 )
-            change.changed += [entry.path for entry in (*home.directories, *home.files)]
+            change.changed += [directory.path for directory in home.directories]
+            change.changed += [file.path for file in home.files]
             return
         with _Tree(root, home.uid) as tree:
             if tree.own(".", 0o700, check) and "disk" not in change.changed:

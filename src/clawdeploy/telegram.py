@@ -49,6 +49,7 @@ class Chat(msgspec.Struct, frozen=True):
 
 class Message(msgspec.Struct, frozen=True):
     chat: Chat
+    date: int
     sender: User | None = msgspec.field(name="from", default=None)
     text: str | None = None
 
@@ -82,7 +83,10 @@ class Telegram:
         if offset is not None:
             wanted["offset"] = offset
         result = await self._call("getUpdates", wanted, wait_seconds + _ANSWER_SECONDS)
-        return msgspec.json.decode(result, type=list[Update])
+        try:
+            return msgspec.json.decode(result, type=list[Update])
+        except msgspec.DecodeError:
+            raise TelegramError(200, "the answer is not Telegram's") from None
 
     async def send(self, chat: int, text: str) -> None:
         """Send a plain text message."""

@@ -1,7 +1,9 @@
 """A host of its own for each test: every path of the package under one temporary directory."""
 
+import configparser
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from clawdeploy.cli import Machine
 from clawdeploy.host import Host, Paths, load_host
 from clawdeploy.registry import Registry
+from clawdeploy.storage import Homes
 from clawdeploy.store import migrate
 
 PLAN = {
@@ -46,6 +49,7 @@ HOST = {
 }
 RUN = "0123456789abcdef"
 NOW = 1_800_000_000
+UID = 200007
 ROUTES = (
     {"path": "/health", "match": "exact", "port": 3000, "auth": "public"},
     {"path": "/webhook", "match": "exact", "port": 3000, "auth": "token"},
@@ -99,14 +103,50 @@ def paths(tmp_path: Path, empty_registry: Path) -> Paths:
     return found
 
 
-@pytest.fixture
-def systemctl_calls() -> list[tuple[str, ...]]:
-    return []
+class Systemd:
+    """Enables, starts and stops mount units as systemd does, and counts the calls."""
+
+    def __init__(self, units: Path) -> None:
+        self.units, self.calls = units, list[tuple[str, ...]]()
+
+    def __call__(self, verb: str, *arguments: str) -> None:
+        self.calls.append((verb, *arguments))
+        names = [argument for argument in arguments if not argument.startswith("--")]
+        for name in names:
+            link = self.units / "local-fs.target.wants" / name
+            if verb == "enable":
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(self.units / name)
+            elif verb == "start" and name.endswith(".mount"):
+                unit = self.read(name)
+                subprocess.run(["mount", "-o", unit["options"], unit["what"], unit["where"]], check=True)
+            elif verb == "disable":
+                link.unlink()
+                subprocess.run(["umount", self.read(name)["where"]], check=True)
+
+    def read(self, name: str) -> configparser.SectionProxy:
+        parser = configparser.ConfigParser()
+        parser.read_string((self.units / name).read_text().partition("\n")[2])
+        return parser["Mount"]
 
 
 @pytest.fixture
-def machine(paths: Paths, systemctl_calls: list[tuple[str, ...]]) -> Machine:
-    return Machine(paths=paths, systemctl=lambda *arguments: systemctl_calls.append(arguments))
+def systemd(paths: Paths) -> Systemd:
+    return Systemd(paths.units)
+
+
+@pytest.fixture
+def homes(paths: Paths, systemd: Systemd) -> Iterator[Homes]:
+    yield Homes(paths, systemd)
+    for mount_point in paths.bots.glob("*"):
+        while mount_point.is_mount():
+            subprocess.run(["umount", str(mount_point)], check=True)
+        subprocess.run(["chattr", "-i", str(mount_point)], check=True)
+
+
+@pytest.fixture
+def machine(paths: Paths, systemd: Systemd) -> Machine:
+    return Machine(paths=paths, systemctl=systemd)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import re
 from ipaddress import IPv4Address, IPv4Network
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -21,9 +22,7 @@ def test_bots_never_share_an_address_or_uid(used: set[int], prefix: int) -> None
     host = make_host(bot_pool="10.200.0.0/15", bot_subnet_prefix=prefix)
     placements = [place(slot, host) for slot in used]
     networks = sorted(IPv4Network(p.subnet) for p in placements)
-    assert all(
-        one.broadcast_address < two.network_address for one, two in zip(networks, networks[1:], strict=False)
-    )
+    assert all(one.broadcast_address < two.network_address for one, two in pairwise(networks))
     assert len({p.uid for p in placements}) == len(used)
     for placement in placements:
         network = IPv4Network(placement.subnet)

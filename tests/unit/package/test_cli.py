@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 from clawdeploy import claims, verbs
 from clawdeploy.cli import Machine, main
 from clawdeploy.host import Paths
+from clawdeploy.storage import Homes
 
-from .conftest import HOST, RUN, wanted
-from .test_storage import Systemd, UID, homes  # noqa: F401 # the fixture that unmounts
+from .conftest import HOST, RUN, Systemd, wanted
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="clawctl is root's")
 
@@ -24,6 +24,12 @@ class Engine:
 
     def __init__(self) -> None:
         self.removed: list[str] = []
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def remove(self, bot_id: str) -> None:
         self.removed.append(bot_id)
@@ -35,8 +41,8 @@ def engine() -> Engine:
 
 
 @pytest.fixture
-def machine(paths: Paths, engine: Engine) -> Machine:
-    return Machine(paths=paths, systemctl=Systemd(paths.units), engine=lambda: engine)  # type: ignore[arg-type, return-value]
+def machine(paths: Paths, systemd: Systemd, engine: Engine) -> Machine:
+    return Machine(paths=paths, systemctl=systemd, engine=lambda: engine)  # type: ignore[arg-type, return-value]
 
 
 def run(machine: Machine, *arguments: str, request: Any = None, code: int = 0) -> Result:
@@ -67,9 +73,9 @@ def home_of(bot: dict[str, Any], content: str = "{}") -> dict[str, Any]:
     }
 
 
-def test_a_bots_whole_life(machine: Machine, engine: Engine, homes: Any) -> None:  # noqa: F811
+def test_a_bots_whole_life(machine: Machine, engine: Engine, homes: Homes) -> None:
     bot = declared(machine, wanted(1, name="support", owner=None))[0]
-    assert bot["uid"] == UID - 7
+    assert bot["uid"] == HOST["bot_uid_base"]
     made = ask(machine, "home", "apply", request={"bots": [home_of(bot)]})
     assert "claim" in made["bots"][0]["changed"]
     assert not ask(machine, "home", "apply", request={"bots": [home_of(bot)]})["changed"]
@@ -87,7 +93,7 @@ def test_a_bots_whole_life(machine: Machine, engine: Engine, homes: Any) -> None
     assert (machine.paths.maps / "hosts.map").read_text() == ""
 
 
-def test_a_bot_claimed_meanwhile_keeps_the_claimed_file(machine: Machine, homes: Any) -> None:  # noqa: F811
+def test_a_bot_claimed_meanwhile_keeps_the_claimed_file(machine: Machine, homes: Homes) -> None:
     bot = declared(machine, wanted(1, owner=None))[0]
     with machine.changing() as registry:
         registry.set_owner(bot["id"], "4711", "x")

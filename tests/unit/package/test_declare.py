@@ -13,7 +13,7 @@ from clawdeploy.errors import ClawError
 from clawdeploy.host import Paths
 from clawdeploy.models import ActivateRequest, DeclareRequest, decode
 from clawdeploy.registry import Registry, review
-from clawdeploy.secret_files import load_secrets, remove_secrets
+from clawdeploy.secret_files import load_secrets, remove_secrets, save_secrets
 from clawdeploy.tokens import sha256_hex
 
 from .conftest import NOW, RUN, make_host, set_host, wanted
@@ -170,12 +170,9 @@ def test_a_write_that_fails_leaves_nothing_behind(
         calls.append(arguments)
         if len(calls) == 2:
             raise OSError(28, "No space left on device")
-        save(*arguments)
+        save_secrets(*arguments)
 
-    from clawdeploy import registry as module
-
-    save = module.save_secrets
-    monkeypatch.setattr(module, "save_secrets", fail_on_second)
+    monkeypatch.setattr("clawdeploy.registry.save_secrets", fail_on_second)
     with pytest.raises(OSError, match="No space"):
         declare(registry, wanted(1), wanted(2))
     assert registry.bots() == []

@@ -1,6 +1,7 @@
 """Health as a customer sees it: a real TLS server stands where Caddy would be."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 import trustme
 from aiohttp import web
 
-from clawdeploy import health
 from clawdeploy.engine import ContainerState
 from clawdeploy.errors import ClawError
 from clawdeploy.health import Health, wait_until_healthy
@@ -46,11 +46,13 @@ class Edge:
     def __init__(self) -> None:
         self.statuses: dict[str, int] = {}
         self.hosts: list[str] = []
+        self.asked = asyncio.Event()
         self.port = 0
         self.hang = False
 
     async def handle(self, request: web.Request) -> web.Response:
         self.hosts.append(request.host)
+        self.asked.set()
         if self.hang:
             await asyncio.sleep(30)
         return web.Response(status=self.statuses.get(request.path, 404))
@@ -75,7 +77,7 @@ async def edge(authority: trustme.CA) -> AsyncIterator[Edge]:
     application.router.add_get("/{path:.*}", answering.handle)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("*.bots.example.test", "203.0.113.7").configure_cert(context)
-    runner = web.AppRunner(application, shutdown_timeout=0)
+    runner = web.AppRunner(application, shutdown_timeout=0, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     answering.port = runner.addresses[0][1]
@@ -83,7 +85,7 @@ async def edge(authority: trustme.CA) -> AsyncIterator[Edge]:
     await runner.cleanup()
 
 
-async def look(host: Host, engine: Engine, port: int, *bots: Any, seconds: float = 1.5) -> list[Health]:
+async def look(host: Host, engine: Engine, port: int, *bots: Any, seconds: float = 0.6) -> list[Health]:
     return await wait_until_healthy(bots or (BOT,), host, engine, seconds, port)  # type: ignore[arg-type]
 
 
@@ -109,8 +111,7 @@ async def test_it_waits_until_the_bot_answers(host: Host, edge: Edge) -> None:
     waiting = asyncio.create_task(look(host, engine, edge.port, seconds=5))
     await asyncio.sleep(0.3)
     engine.current = {BOT.id: UP}
-    while not edge.hosts:
-        await asyncio.sleep(0.01)
+    await asyncio.wait_for(edge.asked.wait(), 5)
     edge.statuses["/health"] = 200
     assert (await waiting)[0].healthy
 
@@ -174,8 +175,14 @@ async def test_an_unknown_authority_names_the_setting(host: Host, edge: Edge) ->
 @pytest.fixture
 async def refusing_port() -> AsyncIterator[int]:
     """A port whose TLS handshake fails as Caddy's does while it has no certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(bytes([21, 3, 3, 0, 2, 2, 80]))  # alert, TLS 1.2 record, fatal, internal_error
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     yield server.sockets[0].getsockname()[1]
     server.close()
     await server.wait_closed()
@@ -202,7 +209,7 @@ async def test_a_missing_certificate_is_traced_to_its_cause(
             raise OSError("Name or service not known")
         return [(2, 1, 6, "", (addresses, 443))]
 
-    monkeypatch.setattr(health.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     result = (await look(make_host(tls_mode=mode), Engine(**{BOT.id: UP}), refusing_port))[0]
     assert advice in result.reason
 

@@ -1,11 +1,9 @@
 """Homes: real images, really mounted. Only systemd is replaced, by what it would do with the units."""
 
-import configparser
 import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +14,11 @@ from clawdeploy.errors import ClawError
 from clawdeploy.host import Paths
 from clawdeploy.storage import HomeFile, HomeRequest, Homes, unit_name, unit_text
 
+from .conftest import UID, Systemd
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
-UID = 200007
 BOT = "abcdefghij01"
-
-
-class Systemd:
-    """Enables, starts and stops mount units as systemd does, and counts the calls."""
-
-    def __init__(self, units: Path) -> None:
-        self.units, self.calls = units, list[tuple[str, ...]]()
-
-    def __call__(self, verb: str, *arguments: str) -> None:
-        self.calls.append((verb, *arguments))
-        names = [argument for argument in arguments if not argument.startswith("--")]
-        for name in names:
-            link = self.units / "local-fs.target.wants" / name
-            if verb == "enable":
-                link.parent.mkdir(exist_ok=True)
-                link.symlink_to(self.units / name)
-            elif verb == "start" and name.endswith(".mount"):
-                unit = self.read(name)
-                subprocess.run(["mount", "-o", unit["options"], unit["what"], unit["where"]], check=True)
-            elif verb == "disable":
-                link.unlink()
-                subprocess.run(["umount", self.read(name)["where"]], check=True)
-
-    def read(self, name: str) -> configparser.SectionProxy:
-        parser = configparser.ConfigParser()
-        parser.read_string((self.units / name).read_text().partition("\n")[2])
-        return parser["Mount"]
-
-
-@pytest.fixture
-def systemd(paths: Paths) -> Systemd:
-    return Systemd(paths.units)
-
-
-@pytest.fixture
-def homes(paths: Paths, systemd: Systemd) -> Iterator[Homes]:
-    yield Homes(paths, systemd)
-    for mount_point in paths.bots.glob("*"):
-        while mount_point.is_mount():
-            subprocess.run(["umount", str(mount_point)], check=True)
-        subprocess.run(["chattr", "-i", str(mount_point)], check=True)
 
 
 def home(bot_id: str = BOT, **changes: Any) -> HomeRequest:

@@ -20,20 +20,14 @@ from clawdeploy.llm_gateway.config import Config, ConfigError, read_api_key
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), required=True, help="Settings (JSON)."
 )
-@click.option(
-    "--api-key-file",
-    type=click.Path(path_type=Path),
-    default=lambda: Path(os.environ.get("CREDENTIALS_DIRECTORY", "/"), "openrouter_api_key"),
-    help="The OpenRouter key; by default systemd's credential openrouter_api_key.",
-)
-def main(config_file: Path, api_key_file: Path) -> None:
+def main(config_file: Path) -> None:
     """Serve the bots' LLM calls until SIGTERM; running calls are finished first."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     # aiohttp's own lines quote malformed requests, keys included; the gateway logs its errors itself.
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
     try:
         config = Config.load(config_file)
-        gateway = Gateway(config, read_api_key(api_key_file))
+        gateway = Gateway(config, read_api_key(config.api_key_file))
         uvloop.run(serve(config, gateway))
     except (ConfigError, OSError) as error:
         logging.error("%s", error)

@@ -19,6 +19,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: str
     port: int
     base_url: str
+    api_key_file: Path
     model: str
     keys_file: Path
     bot_pool: Network

@@ -32,7 +32,6 @@ async def run(
         env={
             "PATH": os.environ["PATH"],
             "PYTHONPATH": SOURCES,
-            "CREDENTIALS_DIRECTORY": str(directory),
             "NOTIFY_SOCKET": str(directory / "notify"),
         },
         stderr=asyncio.subprocess.PIPE,

@@ -33,12 +33,15 @@ class Health:
     log_tail: list[str]
 
 
-def tls_context(host: Host) -> ssl.SSLContext:
-    """Verification as a customer's client does it; ``tls_ca_file`` is trusted besides the system's CAs."""
+def customer(host: Host) -> aiohttp.ClientSession:
+    """A client that verifies as a customer's does; ``tls_ca_file`` is trusted besides the system's CAs."""
     context = ssl.create_default_context()
     if host.tls_ca_file:
         context.load_verify_locations(host.tls_ca_file)
-    return context
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=context, limit=0, force_close=True),
+        timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS),
+    )
 
 
 async def wait_until_healthy(
@@ -51,9 +54,7 @@ async def wait_until_healthy(
     """
     started = asyncio.get_running_loop().time()
     watch = _Watch(engine.states)
-    connector = aiohttp.TCPConnector(ssl=tls_context(host), limit=0, force_close=True)
-    timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+    async with customer(host) as session:
         watching = asyncio.create_task(watch.run())
         waiting = asyncio.gather(
             *(_wait_for(bot, host, session, watch, port, started + timeout_seconds) for bot in bots)

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from clawdeploy.engine import ContainerState
 from clawdeploy.errors import ClawError
-from clawdeploy.health import Health, wait_until_healthy
+from clawdeploy.health import Health, customer, edge_trouble, wait_until_healthy
 from clawdeploy.host import Host
 
 from .conftest import make_host
@@ -89,6 +89,11 @@ async def look(host: Host, engine: Engine, port: int, *bots: Any, seconds: float
     return await wait_until_healthy(bots or (BOT,), host, engine, seconds, port)  # type: ignore[arg-type]
 
 
+async def trouble(host: Host, port: int) -> str:
+    async with customer(host) as session:
+        return await edge_trouble(BOT, host, session, port)
+
+
 async def test_a_bot_that_answers_under_its_public_name_is_healthy(host: Host, edge: Edge) -> None:
     edge.statuses["/health"] = 200
     result = (await look(host, Engine(**{BOT.id: UP}), edge.port))[0]
@@ -102,8 +107,7 @@ async def test_an_address_as_public_url_is_verified_too(host: Host, edge: Edge) 
     edge.statuses["/support/health"] = 200
     assert (await look(by_path, Engine(**{BOT.id: UP}), edge.port))[0].healthy
     elsewhere = msgspec.structs.replace(by_path, public_base_url="https://203.0.113.8")
-    result = (await look(elsewhere, Engine(**{BOT.id: UP}), edge.port))[0]
-    assert "203.0.113.8 is not trusted" in result.reason
+    assert "203.0.113.8 is not trusted" in await trouble(elsewhere, edge.port)
 
 
 async def test_it_waits_until_the_bot_answers(host: Host, edge: Edge) -> None:
@@ -150,7 +154,7 @@ async def test_a_container_that_fails_its_own_check_is_not_healthy(host: Host, e
 )
 async def test_a_refusing_edge_is_explained(host: Host, edge: Edge, status: int, advice: str) -> None:
     edge.statuses["/health"] = status
-    reason = (await look(host, Engine(**{BOT.id: UP}), edge.port))[0].reason
+    reason = await trouble(host, edge.port)
     assert f"HTTP {status}" in reason
     assert advice in reason
 
@@ -163,13 +167,11 @@ async def test_a_hanging_agent_ends_with_the_time_and_is_unhealthy(host: Host, e
 
 
 async def test_nobody_on_443_names_caddy(host: Host) -> None:
-    result = (await look(host, Engine(**{BOT.id: UP}), 1))[0]
-    assert "systemctl status caddy" in result.reason
+    assert "systemctl status caddy" in await trouble(host, 1)
 
 
 async def test_an_unknown_authority_names_the_setting(host: Host, edge: Edge) -> None:
-    result = (await look(make_host(), Engine(**{BOT.id: UP}), edge.port))[0]
-    assert "tls_ca_file" in result.reason
+    assert "tls_ca_file" in await trouble(make_host(), edge.port)
 
 
 @pytest.fixture
@@ -197,7 +199,6 @@ async def refusing_port() -> AsyncIterator[int]:
     ],
 )
 async def test_a_missing_certificate_is_traced_to_its_cause(
-    host: Host,
     refusing_port: int,
     monkeypatch: pytest.MonkeyPatch,
     mode: str,
@@ -210,8 +211,7 @@ async def test_a_missing_certificate_is_traced_to_its_cause(
         return [(2, 1, 6, "", (addresses, 443))]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    result = (await look(make_host(tls_mode=mode), Engine(**{BOT.id: UP}), refusing_port))[0]
-    assert advice in result.reason
+    assert advice in await trouble(make_host(tls_mode=mode), refusing_port)
 
 
 async def test_without_the_engine_nothing_can_be_said(host: Host, edge: Edge) -> None:

@@ -34,8 +34,8 @@ lint: setup ## Check style, types, playbooks and shell scripts
 	ruff format --check .
 	mypy
 	yamllint --strict .
-	git ls-files -z ':!.collections' | xargs -0 awk 'FNR == 1 {if (/^#!.*[\/ ](ba)?sh$$/) print FILENAME; nextfile}' | xargs shellcheck
-	ansible-lint --offline -I inventory/example
+	git ls-files -z ':!.collections' ':!*.j2' | xargs -0 awk 'FNR == 1 {if (/^#!.*[\/ ](ba)?sh$$/) print FILENAME; nextfile}' | xargs shellcheck
+	ANSIBLE_INVENTORY=inventory/example ansible-lint --offline
 
 format: setup ## Put Python files into the project's format
 	ruff check --fix .

@@ -1,0 +1,204 @@
+"""The modules hand clawctl exactly what it takes, by standard input, and report what it says."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.clawdeploy.fleet.plugins.modules import (
+    bot_health,
+    bot_home,
+    bot_registry,
+    bot_routes,
+    host_info,
+)
+
+from tests.unit.plugins.conftest import RunModule
+
+SECRET = "123456789:" + "S" * 35
+EDGE = {
+    "body_limit": 3072,
+    "routes": [{"path": "/health", "match": "exact", "port": 3000, "auth": "public"}],
+}
+BOT = {
+    "telegram_id": 123456789,
+    "telegram_username": "my_bot",
+    "telegram_token": SECRET,
+    "name": None,
+    "agent": "nullclaw",
+    "plan": "nullclaw-small",
+    "owner": "4242",
+    "open_to_all": False,
+    "rotate_gateway_token": False,
+    "interface": "api",
+    "image": "nullclaw:1",
+    "edge": EDGE,
+}
+CLAWCTL = """#!/usr/bin/env python3
+# Says what it was told to, and notes how it was called.
+import json, pathlib, sys
+here = pathlib.Path(__file__).parent
+calls = here / "calls"
+answers = json.loads((here / "answers").read_text())
+data = "" if sys.stdin.isatty() else sys.stdin.read()
+with calls.open("a") as log:
+    log.write(json.dumps([sys.argv[1:], json.loads(data) if data.strip() else None]) + "\\n")
+answer = answers[sys.argv[1]]
+print(answer if isinstance(answer, str) else json.dumps(answer))
+print("Traceback\\nlast words", file=sys.stderr)
+sys.exit(1 if isinstance(answer, str) or "error" in answer else 0)
+"""
+
+Calls = Callable[[], list[Any]]
+
+
+@pytest.fixture
+def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Put a clawctl into PATH; it gives the answers that the test writes into this dictionary, by verb."""
+
+    class Answers(dict[str, Any]):
+        def __setitem__(self, verb: str, answer: Any) -> None:
+            super().__setitem__(verb, answer)
+            (tmp_path / "answers").write_text(json.dumps(self))
+
+    program = tmp_path / "clawctl"
+    program.write_text(CLAWCTL)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return Answers()
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Calls:
+    return lambda: [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+
+
+def test_host_info_returns_host_and_bots(
+    run_module: RunModule, answers: dict[str, Any], calls: Calls
+) -> None:
+    answers["host"] = {"plans": {}}
+    answers["list"] = {"bots": [{"id": "a"}]}
+    result = run_module(host_info)
+    assert (result["changed"], result["host"], result["bots"]) == (False, {"plans": {}}, [{"id": "a"}])
+    assert [call[0] for call in calls()] == [["host", "--json"], ["list", "--json"]]
+
+
+def test_unprepared_host_is_told_to_be_prepared(
+    run_module: RunModule, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run_module(host_info)
+    assert result["failed"] is True
+    assert "run the prepare_host playbook" in result["msg"]
+
+
+def test_declare_sends_secrets_by_standard_input_only(
+    run_module: RunModule, answers: dict[str, Any], calls: Calls
+) -> None:
+    answers["declare"] = {"changed": True, "diff": {"before": "", "after": "x"}, "bots": [{"id": "a"}]}
+    result = run_module(bot_registry, run_id="0011aabb", bots=[BOT])
+    (argv, request) = calls()[0]
+    assert argv == ["declare", "--json"]
+    expected = {name: value for name, value in BOT.items() if value is not None}
+    assert request == {"run_id": "0011aabb", "bots": [expected]}
+    assert result["bots"] == [{"id": "a"}]
+    assert result["changed"] is True
+    assert result["diff"] == {"before": "", "after": "x"}
+    assert SECRET not in json.dumps(result)  # not even among the module's arguments
+
+
+def test_declare_in_check_mode_only_asks(
+    run_module: RunModule, answers: dict[str, Any], calls: Calls
+) -> None:
+    answers["declare"] = {"changed": True, "diff": {}, "bots": []}
+    assert run_module(bot_registry, check_mode=True, run_id="0011aabb", bots=[BOT])["changed"] is True
+    assert calls()[0][0] == ["declare", "--check", "--json"]
+
+
+def test_refusal_is_clawctl_s_own_sentence(run_module: RunModule, answers: dict[str, Any]) -> None:
+    answers["declare"] = {
+        "error": {"code": "name_taken", "message": "bot_name 'x' is taken: choose another."}
+    }
+    result = run_module(bot_registry, run_id="0011aabb", bots=[BOT])
+    assert (result["failed"], result["code"]) == (True, "name_taken")
+    assert result["msg"] == "bot_name 'x' is taken: choose another."
+
+
+def test_crash_shows_only_the_last_line(run_module: RunModule, answers: dict[str, Any]) -> None:
+    answers["sync"] = "no json"
+    result = run_module(bot_routes)
+    assert result["msg"] == "clawctl sync failed (exit 1): last words"
+
+
+def test_active_bots_are_noted(run_module: RunModule, answers: dict[str, Any], calls: Calls) -> None:
+    answers["activate"] = {"changed": False}
+    deployed = [{"id": "a", "config_hash": "h", "image_digest": "sha256:1"}]
+    result = run_module(bot_registry, state="active", run_id="0011aabb", deployed=deployed)
+    assert result["changed"] is False
+    assert calls() == [[["activate", "--json"], {"run_id": "0011aabb", "bots": deployed}]]
+
+
+@pytest.mark.parametrize("state", ["active", "released"])
+def test_bookkeeping_is_not_done_in_check_mode(
+    run_module: RunModule, answers: dict[str, Any], tmp_path: Path, state: str
+) -> None:
+    result = run_module(bot_registry, check_mode=True, state=state, run_id="0011aabb", deployed=[])
+    assert result["changed"] is False
+    assert not (tmp_path / "calls").exists()
+
+
+def test_absent_removes_what_is_there_and_is_quiet_about_the_rest(
+    run_module: RunModule, answers: dict[str, Any], calls: Calls
+) -> None:
+    answers["list"] = {"bots": [{"id": "a"}, {"id": "b"}]}
+    answers["destroy"] = {"changed": True}
+    assert run_module(bot_registry, check_mode=True, state="absent", ids=["a", "c"])["changed"] is True
+    assert run_module(bot_registry, state="absent", ids=["a", "c"])["changed"] is True
+    answers["list"] = {"bots": [{"id": "b"}]}
+    assert run_module(bot_registry, check_mode=True, state="absent", ids=["a", "c"])["changed"] is False
+    assert run_module(bot_registry, state="absent", ids=["a", "c"])["changed"] is False
+    destroyed = [call[0] for call in calls() if call[0][0] == "destroy"]
+    assert destroyed == [["destroy", "a", "--yes", "--json"]]
+
+
+def test_homes_are_handed_over_whole_and_contents_never_come_back(
+    run_module: RunModule, answers: dict[str, Any], calls: Calls
+) -> None:
+    answers["home"] = {"changed": True, "diff": {}, "bots": [{"id": "a", "changed": [], "config_hash": "h"}]}
+    home = {
+        "id": "abcdefghij01",
+        "uid": 200000,
+        "disk_size": 1 << 30,
+        "directories": [{"path": "data", "mode": "0700"}],
+        "files": [{"path": "config/config.json", "content": f'{{"t": "{SECRET}"}}', "mode": "0400"}],
+        "claim_file": {"path": "config/config.json", "content": "__CLAWDEPLOY_OWNER__"},
+    }
+    result = run_module(bot_home, bots=[home])
+    (argv, request) = calls()[0]
+    assert argv == ["home", "apply", "--json"]
+    assert request["bots"] == [{**home, "files": [{**home["files"][0], "seed": False}]}]  # type: ignore[index]
+    assert SECRET not in json.dumps(result)
+    run_module(bot_home, check_mode=True, bots=[home])
+    assert calls()[1][0] == ["home", "apply", "--check", "--json"]
+
+
+def test_routes_follow_the_registry(run_module: RunModule, answers: dict[str, Any], calls: Calls) -> None:
+    answers["sync"] = {"changed": True, "diff": {"before": "a", "after": "b"}, "maps": ["hosts.map"]}
+    assert run_module(bot_routes)["maps"] == ["hosts.map"]
+    run_module(bot_routes, check_mode=True)
+    assert [call[0] for call in calls()] == [["sync", "--json"], ["sync", "--check", "--json"]]
+
+
+def test_unhealthy_bot_is_reported_not_a_failure(
+    run_module: RunModule, answers: dict[str, Any], calls: Calls
+) -> None:
+    answers["wait"] = {"bots": [{"id": "a", "healthy": False, "reason": "exited", "log_tail": ["boom"]}]}
+    result = run_module(bot_health, ids=["a"], timeout=5)
+    assert result.get("failed", False) is False
+    assert result["bots"][0]["log_tail"] == ["boom"]
+    assert calls()[0][0] == ["wait", "--timeout", "5", "a", "--json"]
+
+
+def test_no_bot_is_not_waited_for(run_module: RunModule, answers: dict[str, Any]) -> None:
+    assert run_module(bot_health, ids=[])["bots"] == []

@@ -49,8 +49,8 @@ def test_upper_case_and_a_port_in_the_host_do_not_matter(edge: Edge) -> None:
 )
 def test_any_other_host_is_nobody(edge: Edge, host: str) -> None:
     answer = edge.ask("", "/health", host=host)
-    assert answer.status in (400, 404)
-    assert answer.error in ("unknown_bot", "bad_request")
+    # HAProxy 3.0 refuses what is no host name at all before it comes to our rules.
+    assert answer.status == 400 or (answer.status, answer.error) == (404, "unknown_bot")
 
 
 @pytest.mark.parametrize(
@@ -178,21 +178,17 @@ def test_a_request_without_a_client_address_is_refused(edge: Edge) -> None:
     assert edge.ask("alice", "/health", source="nobody").error == "bad_request"
 
 
-@pytest.mark.parametrize("chunked", [False, True])
-def test_the_longest_body_fits_a_single_read_of_4096_bytes(site: Site, chunked: bool) -> None:
+def test_the_longest_body_fits_a_single_read_of_4096_bytes(site: Site) -> None:
     body = b"m" * 3072
-    long_headers = {"Content-Type": "application/json", "Accept": "a" * 300, "User-Agent": "u" * 4000}
+    headers = {"Content-Type": "application/json", "Accept": "a" * 300, "User-Agent": "u" * 4000}
+    target = "/webhook?session_id=" + "s" * 250
     site.reads.clear()
-    answer = site.edge.ask(
-        "nully", "/webhook?session_id=" + "s" * 250, method="POST", token="cg_nully", headers=long_headers,
-        body=[body[:1000], body[1000:]] if chunked else body,
-    )  # fmt: skip
+    answer = site.edge.ask("nully", target, method="POST", token="cg_nully", headers=headers, body=body)
     assert answer.status == 200
     (read,) = site.reads
     head, _, got = read.partition(b"\r\n\r\n")
     assert got == body
     assert b"content-length: 3072" in head
-    assert b"transfer-encoding" not in head
 
 
 @pytest.mark.parametrize("target", ["/webhook?" + "q" * 1000, "/webhook"])
@@ -202,20 +198,22 @@ def test_a_head_that_leaves_no_room_for_the_body_is_refused(site: Site, target: 
     assert (answer.status, answer.error) == (431, "headers_too_large")
 
 
-@pytest.mark.parametrize("body", [b"m" * 3073, [b"m" * 3073], [b"m" * 1000] * 4, [b"m" * 1000] * 30])
-def test_a_body_the_bot_cannot_read_is_refused(edge: Edge, body: bytes | list[bytes]) -> None:
-    answer = edge.ask("alice", "/webhook", method="POST", token="cg_alice", body=body)
+@pytest.mark.parametrize("size", [3073, 30_000])
+def test_a_body_the_bot_cannot_read_is_refused(edge: Edge, size: int) -> None:
+    answer = edge.ask("alice", "/webhook", method="POST", token="cg_alice", body=b"m" * size)
     assert (answer.status, answer.error) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("parts", [[b"m"], [b"m" * 4000], [b"m" * 1000] * 30])
+def test_a_body_of_unknown_length_is_asked_for_its_length(edge: Edge, parts: list[bytes]) -> None:
+    for label in ("alice", "ui"):
+        answer = edge.ask(label, "/webhook", method="POST", token=f"cg_{label}", body=parts)
+        assert (answer.status, answer.error) == (411, "length_required")
 
 
 def test_a_long_body_passes_where_the_agent_can_read_it(edge: Edge) -> None:
     answer = edge.ask("ui", "/api/upload", method="POST", token="cg_ui", body=b"m" * 200_000)
     assert len(answer.json["body"]) == 200_000
-
-
-def test_a_long_body_of_unknown_length_is_asked_for_its_length(edge: Edge) -> None:
-    answer = edge.ask("ui", "/api/upload", method="POST", token="cg_ui", body=[b"m" * 1000] * 20)
-    assert (answer.status, answer.error) == (411, "length_required")
 
 
 def test_a_suspended_bot_is_closed_to_everybody(edge: Edge) -> None:
@@ -438,7 +436,8 @@ class TestPathMode:
 
     @pytest.mark.parametrize(
         "target", ["/", "/alice", "/alice/", "//alice/health", "/nobody/health", "/health",
-                   "/../alice/health", "/alice//health", "/alice/../small/health", "/Alice/health", "/alice/telegram"],
+                   "/../alice/health", "/alice//health", "/alice/../small/health", "/Alice/health",
+                   "/alice/telegram"],
     )  # fmt: skip
     def test_other_paths_are_nobody(self, path_edge: Edge, target: str) -> None:
         assert path_edge.ask("", target, host=self.HOST).status == 404

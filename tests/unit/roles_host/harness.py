@@ -191,6 +191,7 @@ class Network:
             f"addr add {INTERNET6}/64 dev eth0 nodad",
             *(f"addr add {address}/32 dev lo" for address in PRIVATE),
             f"route add {POOL} via {HOST}",
+            f"route add 10.202.0.0/16 via {HOST}",
             f"route add 2001:db8:b::/64 via {HOST6}",
         )
         host.run(

@@ -190,6 +190,12 @@ def test_published_port_of_a_container_is_not_open_to_the_world(net: Network) ->
         net.host.load("delete table ip published\n" + render())
 
 
+def test_container_that_is_no_bot_is_not_held_back_but_out_of_the_worlds_reach(net: Network) -> None:
+    inside, outside = f"tcp:{OTHER_CONTAINER}:{BOT_PORT}", f"tcp:{INTERNET}:443"
+    assert net.stray.probe(outside, source=OTHER_CONTAINER) == {outside: "open"}
+    assert net.internet.probe(inside) == {inside: "silent"}
+
+
 def test_world_can_ping(net: Network) -> None:
     targets = [f"icmp:{HOST}:", f"icmp:{HOST6}:"]
     assert net.internet.probe(*targets) == dict.fromkeys(targets, "open")

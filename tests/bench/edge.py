@@ -1,10 +1,10 @@
 """What the edge costs and what it holds off, on the VPS of the lab with bots deployed for it.
 
 Figures:
-  rps_edge, rps_direct        requests per second through Caddy → HAProxy → bot and through Caddy → bot (16 connections)
+  rps_edge, rps_direct        requests/s through Caddy → HAProxy → bot and through Caddy → bot (16 connections)
   p50_edge_ms, p50_direct_ms  median latency of the same, one connection
-  limit_error_pct             how far the answers to 30 s of a 40 rps flood by a token holder are from burst + rate x 30
-  holder_errors               failed requests of a token holder (2 per second) while a stranger floods the same bot
+  limit_error_pct             30 s of a 40 rps flood by a token holder: answers against burst + rate x 30
+  holder_errors               failed requests of a token holder (2/s) while a stranger floods the same bot
   neighbour_errors            failed requests of a token holder of another bot meanwhile
   websocket_survived          deploys of other bots after which a WebSocket opened before still answered
 
@@ -36,7 +36,7 @@ FLOOD_SECONDS = 30
 FLOOD_RATE = 40
 DIRECTORY = "/run/clawdeploy-bench"
 
-# Two more sites beside the real one, with the same two programs: one Caddy, and HAProxy with the deployed configuration.
+# Two more sites beside the real one: the same Caddy, and HAProxy with the deployed configuration.
 CADDYFILE = """
 {{
 	admin off
@@ -63,12 +63,14 @@ https://{name}:8444 {{
 
 START = """
 set -eu
-command -v wrk >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends wrk >/dev/null
+export DEBIAN_FRONTEND=noninteractive
+command -v wrk >/dev/null || apt-get install -qq --no-install-recommends wrk >/dev/null
 mkdir -p {directory}
 printf %s "$HAPROXY" >{directory}/haproxy.cfg
 printf %s "$CADDYFILE" >{directory}/Caddyfile
 systemd-run --quiet --collect --unit=clawdeploy-bench-haproxy haproxy -db -f {directory}/haproxy.cfg
-systemd-run --quiet --collect --unit=clawdeploy-bench-caddy caddy run --adapter caddyfile --config {directory}/Caddyfile
+systemd-run --quiet --collect --unit=clawdeploy-bench-caddy \\
+  caddy run --adapter caddyfile --config {directory}/Caddyfile
 for port in 8443 8444; do
   timeout 20 sh -c "until curl -kfs https://{name}:$port/health >/dev/null; do :; done"
 done
@@ -166,7 +168,7 @@ def session(vps: lab.Vps) -> aiohttp.ClientSession:
 
 
 async def send(vps: lab.Vps, card: dict[str, Any], rate: float, *, holder: bool) -> list[int]:
-    """Requests at a steady `rate` for FLOOD_SECONDS, as the token's holder or a stranger; the status of each."""
+    """Requests at a steady `rate` for FLOOD_SECONDS, as holder or stranger; the status of each (0: none)."""
     headers = {"Authorization": f"Bearer {card['gateway_token']}"} if holder else {}
     loop = asyncio.get_running_loop()
     start = loop.time()

@@ -195,7 +195,7 @@ class Homes:
         """Undo all of it, the data included. Goes on where an earlier attempt stopped."""
         root, unit = self.mount_point(bot_id), self.unit(bot_id)
         if unit.exists():
-            self._systemctl("disable", "--now", unit.name)
+            self._systemctl("disable", "--now", "--no-reload", unit.name)
             unit.unlink()
             self._systemctl("daemon-reload")
         if root.is_mount():

@@ -121,8 +121,8 @@ WantedBy={_WANTED_BY}
 
 
 def systemctl(*arguments: str) -> None:
-    """Run systemctl; ClawError("mount_failed") with its words if it fails."""
-    _run("systemctl", *arguments, code="mount_failed", hint="see `systemctl --failed` and `losetup --list`")
+    """Run systemctl; ClawError("systemd_failed") with its words if it fails."""
+    _run("systemctl", *arguments, code="systemd_failed", hint="see `systemctl --failed` and its journal")
 
 
 def _run(*command: str, code: str, hint: str) -> None:

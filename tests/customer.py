@@ -1,0 +1,88 @@
+"""What a customer does from the internet: HTTPS with real certificate checks, and a chat on Telegram."""
+
+import socket
+import ssl
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from tests import lab
+
+TIMEOUT = aiohttp.ClientTimeout(total=30)
+
+
+class OneAddress(AbstractResolver):
+    """Resolves every name to one address: this machine does not ask the simulated internet's DNS."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host, host=self.address, port=port, family=socket.AF_INET, proto=0, flags=0
+            )
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+def internet(address: str) -> aiohttp.ClientSession:
+    """Return a session in which every name is at `address` and the simulated internet's CAs are trusted."""
+    context = ssl.create_default_context(cafile=str(lab.CA_BUNDLE))
+    connector = aiohttp.TCPConnector(resolver=OneAddress(address), ssl=context, force_close=True)
+    return aiohttp.ClientSession(connector=connector, timeout=TIMEOUT)
+
+
+class TelegramUser:
+    """A person on the simulated Telegram who writes to one bot and reads what it answers."""
+
+    def __init__(self, bot_id: int, user_id: int = 4242, username: str = "owner") -> None:
+        self.bot_id = bot_id
+        self.user_id = user_id
+        self.user = {"id": user_id, "username": username}
+        self.seen = 0
+
+    async def __aenter__(self) -> Self:
+        self.session = internet(lab.TELEGRAM_ADDRESS)
+        self.seen = max((message["message_id"] for message in await self._messages(wait=0)), default=0)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.session.close()
+
+    async def _messages(self, wait: float) -> list[dict[str, Any]]:
+        query: dict[str, str | int | float] = {
+            "bot_id": self.bot_id,
+            "chat_id": self.user_id,
+            "after": self.seen,
+            "wait": wait,
+        }
+        async with self.session.get("https://api.telegram.org/_sim/messages", params=query) as response:
+            response.raise_for_status()
+            messages: list[dict[str, Any]] = (await response.json())["messages"]
+            return messages
+
+    async def write(self, text: str) -> None:
+        """Send `text` to the bot in a private chat."""
+        update = {"bot_id": self.bot_id, "user": self.user, "text": text, "chat_type": "private"}
+        async with self.session.post("https://api.telegram.org/_sim/send", json=update) as response:
+            response.raise_for_status()
+
+    async def read(self, wait: float = 20) -> str:
+        """Return the bot's next message to this user; TimeoutError if none comes within `wait` seconds."""
+        messages = await self._messages(wait)
+        if not messages:
+            raise TimeoutError(f"bot {self.bot_id} wrote nothing to {self.user['username']} in {wait} s")
+        self.seen = messages[0]["message_id"]
+        return str(messages[0]["text"])

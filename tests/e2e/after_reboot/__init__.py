@@ -1,0 +1,1 @@
+"""What must be true again once the VPS has been restarted."""

@@ -36,7 +36,10 @@ def test_inventory_is_judged_by_role_prefix_only() -> None:
 
 
 def test_exclusive_settings_are_refused_together() -> None:
-    groups = {"mutually_exclusive": [["token", "bots"]], "required_one_of": [["token", "bots"]]}
+    groups: dict[str, Any] = {
+        "mutually_exclusive": [["token", "bots"]],
+        "required_one_of": [["token", "bots"]],
+    }
     assert problems({"token": "x", "bots": [{}]}, **groups) == [
         "token and bots cannot be given together; leave one out"
     ]

@@ -85,7 +85,7 @@ def test_without_a_daemon_the_error_names_the_service(monkeypatch: pytest.Monkey
     with pytest.raises(ClawError, match="systemctl status docker") as error:
         Engine()
     assert error.value.code == "engine_down"
-    del error  # with it the SDK's socket, which it forgets to close: let that be seen here, not in another test
+    del error  # it holds the SDK's socket, which is never closed: let that be seen here, not in another test
     gc.collect()
 
 

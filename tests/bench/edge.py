@@ -1,7 +1,7 @@
 """What the edge costs and what it holds off, on the VPS of the lab with bots deployed for it.
 
 Figures:
-  rps_edge, rps_direct        requests/s through Caddy → HAProxy → bot and through Caddy → bot (16 connections)
+  rps_edge, rps_direct        requests/s, Caddy → HAProxy → bot and Caddy → bot (16 connections)
   p50_edge_ms, p50_direct_ms  median latency of the same, one connection
   limit_error_pct             30 s of a 40 rps flood by a token holder: answers against burst + rate x 30
   holder_errors               failed requests of a token holder (2/s) while a stranger floods the same bot

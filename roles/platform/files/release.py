@@ -114,7 +114,7 @@ def build(source: Path, cache: Path, identity: str, python: str, machine: str) -
             (work / "wheels").rename(wheels)
         build_wheel(source, work / "own")
         with tarfile.open(work / "archive.tar", "w") as tar:
-            for wheel in sorted([*wheels.iterdir(), *(work / "own").iterdir()]):
+            for wheel in [*sorted(wheels.iterdir()), *sorted((work / "own").iterdir())]:
                 tar.add(wheel, wheel.name)
             tar.add(lock, "requirements.txt")
         (work / "archive.tar").rename(archive)

@@ -58,11 +58,12 @@ def run_playbook(
     inventory: Path,
     variables: dict[str, Any] | None = None,
     *options: str,
+    host: str = "vps1",
     on_task: Callable[[str], None] = lambda name: None,
 ) -> Run:
     """Run `playbook` with `variables` as extra variables, handed over in a 0600 file as the docs say.
 
-    `on_task` is called with the name of each task as it starts.
+    Only `host` of the inventory is acted on. `on_task` is called with the name of each task as it starts.
     """
     if not (OPERATOR / ".env").exists():
         write_env()
@@ -79,6 +80,7 @@ def run_playbook(
             str(Path(sys.executable).with_name("ansible-playbook")),
             str(playbook),
             f"--inventory={inventory}",
+            f"--limit={host}",
             f"--extra-vars=@{extra.name}",
             *options,
         ]

@@ -20,13 +20,13 @@ PACKAGES = (
 APT_OPTIONS = 'Acquire::Languages "none";'
 SOURCES = """\
 Types: deb
-URIs: http://deb.debian.org/debian
+URIs: {mirror}
 Suites: {release} {release}-updates
 Components: main
 Signed-By: {keyring}
 
 Types: deb
-URIs: http://deb.debian.org/debian-security
+URIs: {security}
 Suites: {release}-security
 Components: main
 Signed-By: {keyring}
@@ -59,6 +59,15 @@ def ensure_image(release: str) -> bool:
     return True
 
 
+def _mirror(label: str) -> str:
+    """Return where this machine gets Debian's packages with this label from; LabError if it does not."""
+    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", f"Label: {label}"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    if not found:
+        raise LabError(f"apt knows no mirror for {label} packages: run `apt-get update`")
+    return found[0]
+
+
 def _build(release: str, archive: Path) -> None:
     if not shutil.which("mmdebstrap"):
         raise LabError("mmdebstrap is not installed: run `apt-get install mmdebstrap`")
@@ -66,7 +75,11 @@ def _build(release: str, archive: Path) -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
     # mmdebstrap leaves the file in the image under this very name.
     sources = CACHE / "debian.sources"
-    sources.write_text(SOURCES.format(release=release, keyring=KEYRING))
+    sources.write_text(
+        SOURCES.format(
+            release=release, keyring=KEYRING, mirror=_mirror("Debian"), security=_mirror("Debian-Security")
+        )
+    )
     partial = archive.with_name(f"partial-{archive.name}")
     log = LOGS / f"mmdebstrap-{release}.log"
     with log.open("w") as output:

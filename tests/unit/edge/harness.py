@@ -259,22 +259,28 @@ class Edge:
         self.maps["prefixes"] |= {f"{bot}:{path}": value for path, value in (prefixes or {}).items()}
         return bot
 
-    def start(self) -> None:
-        """Start HAProxy and wait until it listens."""
+    def configure(self) -> None:
+        """Write haproxy.cfg as the settings are now, and have HAProxy check it."""
+        configuration = self.directory / "haproxy.cfg"
+        configuration.write_text(render("haproxy.cfg.j2", self.settings))
+        command = [program("haproxy", "haproxy"), "-c", "-f", str(configuration)]
+        check = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert check.returncode == 0, check.stderr
+        assert "WARNING" not in check.stderr, check.stderr
+
+    def start(self, mode: str = "-db") -> None:
+        """Start HAProxy (`-W`: with a master that can reload) and wait until it listens."""
         maps = self.directory / "maps"
         maps.mkdir()
         for name, entries in self.maps.items():
             (maps / f"{name}.map").write_text("".join(f"{key} {value}\n" for key, value in entries.items()))
-        configuration = self.directory / "haproxy.cfg"
-        configuration.write_text(render("haproxy.cfg.j2", self.settings))
-        haproxy = program("haproxy", "haproxy")
-        check = subprocess.run(
-            [haproxy, "-c", "-f", configuration], capture_output=True, text=True, check=False
-        )
-        assert check.returncode == 0, check.stderr
-        assert "WARNING" not in check.stderr, check.stderr
+        self.configure()
         with (self.directory / "haproxy.log").open("wb") as log:
-            self.process = subprocess.Popen([haproxy, "-db", "-f", configuration], stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [program("haproxy", "haproxy"), mode, "-f", self.directory / "haproxy.cfg"],
+                stdout=log,
+                stderr=log,
+            )
         await_condition(lambda: connects(self.socket), f"start of HAProxy ({self.log})")
 
     def stop(self) -> None:
@@ -325,6 +331,7 @@ def edge_settings(directory: Path, **more: Any) -> dict[str, Any]:
         "__edge_run_directory": str(directory),
         "__edge_caddy_run_directory": str(directory),
         "__edge_caddy_group": "haproxy",
+        "__edge_request_timeout": "2s",
         "__edge_caddy_version": "2.11.0",
         **more,
     }

@@ -62,8 +62,8 @@ def pip(*arguments: str) -> None:
     if result.returncode:
         last = [line for line in result.stderr.splitlines() if not line.startswith("WARNING")][-3:]
         raise ReleaseError(
-            f"pip {arguments[0]} failed on the controller: {' '.join(last)} (platform_controller_python must be a"
-            " Python with pip; a mirror is set as usual in pip.conf)"
+            f"pip {arguments[0]} failed on the controller: {' '.join(last)}"
+            " (platform_controller_python must be a Python with pip; a mirror is set as usual in pip.conf)"
         )
 
 

@@ -16,7 +16,7 @@ from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).resolve().parents[3]
 FIREWALL = ROOT / "roles" / "firewall"
-COMMAND = FIREWALL / "files" / "firewall"
+COMMAND = FIREWALL / "files" / "clawdeploy-firewall"
 PEER = Path(__file__).with_name("peer.py")
 
 POOL = "10.200.0.0/16"

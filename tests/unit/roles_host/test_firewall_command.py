@@ -171,4 +171,4 @@ def test_confined_users_are_known_by_number_as_soon_as_they_exist(prepared: Host
 def test_unknown_verb_shows_the_verbs(host: Host) -> None:
     result = host("frobnicate")
     assert result.returncode == 64
-    assert "firewall try FILE SECONDS" in result.stderr
+    assert "clawdeploy-firewall try FILE SECONDS" in result.stderr

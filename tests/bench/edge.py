@@ -66,13 +66,16 @@ set -eu
 export DEBIAN_FRONTEND=noninteractive
 command -v wrk >/dev/null || apt-get install -qq --no-install-recommends wrk >/dev/null
 mkdir -p {directory}
-printf %s "$HAPROXY" >{directory}/haproxy.cfg
-printf %s "$CADDYFILE" >{directory}/Caddyfile
+printf '%s\\n' "$HAPROXY" >{directory}/haproxy.cfg
+printf '%s\\n' "$CADDYFILE" >{directory}/Caddyfile
 systemd-run --quiet --collect --unit=clawdeploy-bench-haproxy haproxy -db -f {directory}/haproxy.cfg
 systemd-run --quiet --collect --unit=clawdeploy-bench-caddy \\
   caddy run --adapter caddyfile --config {directory}/Caddyfile
 for port in 8443 8444; do
-  timeout 20 sh -c "until curl -kfs https://{name}:$port/health >/dev/null; do :; done"
+  if ! timeout 20 sh -c "until curl -kfs https://{name}:$port/health >/dev/null; do :; done"; then
+    journalctl --unit='clawdeploy-bench-*' --output=cat --lines=5 --no-pager >&2
+    exit 1
+  fi
 done
 """
 

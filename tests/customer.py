@@ -2,6 +2,8 @@
 
 import socket
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,11 +34,15 @@ class OneAddress(AbstractResolver):
         pass
 
 
-def internet(address: str) -> aiohttp.ClientSession:
-    """Return a session in which every name is at `address` and the simulated internet's CAs are trusted."""
+@asynccontextmanager
+async def internet(address: str) -> AsyncIterator[aiohttp.ClientSession]:
+    """Give a session in which every name is at `address` and the simulated internet's CAs are trusted."""
     context = ssl.create_default_context(cafile=str(lab.CA_BUNDLE))
-    connector = aiohttp.TCPConnector(resolver=OneAddress(address), ssl=context, force_close=True)
-    return aiohttp.ClientSession(connector=connector, timeout=TIMEOUT)
+    connector = aiohttp.TCPConnector(resolver=OneAddress(address), ssl=context)
+    async with aiohttp.ClientSession(connector=connector, connector_owner=False, timeout=TIMEOUT) as session:
+        yield session
+    # Not awaited politely: a peer that never says goodbye must not hold up a test.
+    await connector.close(abort_ssl=True)
 
 
 class TelegramUser:
@@ -47,9 +53,10 @@ class TelegramUser:
         self.user_id = user_id
         self.user = {"id": user_id, "username": username}
         self.seen = 0
+        self.stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self.session = internet(lab.TELEGRAM_ADDRESS)
+        self.session = await self.stack.enter_async_context(internet(lab.TELEGRAM_ADDRESS))
         self.seen = max((message["message_id"] for message in await self._messages(wait=0)), default=0)
         return self
 
@@ -59,7 +66,7 @@ class TelegramUser:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.session.close()
+        await self.stack.aclose()
 
     async def _messages(self, wait: float) -> list[dict[str, Any]]:
         query: dict[str, str | int | float] = {

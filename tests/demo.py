@@ -22,7 +22,7 @@ RESULT = OPERATOR / "result.json"
 # The gateway token is shown once; the demo is its customer and keeps it.
 GATEWAY_TOKEN = OPERATOR / "gateway-token"
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 async def talk(bot: dict[str, Any], gateway_token: str) -> None:

@@ -85,19 +85,18 @@ def run_playbook(
             *options,
         ]
         start = time.monotonic()
-        process = subprocess.Popen(
+        lines: list[str] = []
+        with subprocess.Popen(
             command,
             cwd=OPERATOR,
             env=environment,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-        )
-        lines: list[str] = []
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-            if task := re.match(r"(?:TASK|RUNNING HANDLER) \[(.+)\]", line):
-                on_task(task[1])
-        code = process.wait()
-    return Run(code, "".join(lines), time.monotonic() - start)
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line)
+                if task := re.match(r"(?:TASK|RUNNING HANDLER) \[(.+)\]", line):
+                    on_task(task[1])
+    return Run(process.returncode, "".join(lines), time.monotonic() - start)

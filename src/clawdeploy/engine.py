@@ -9,11 +9,14 @@ from typing import Any
 
 import docker
 from docker.errors import DockerException, NotFound
+from docker.utils import version_gte
 
 from clawdeploy.errors import ClawError
 
 LABEL_BOT = "clawdeploy.bot"
 _STOP_SECONDS = 10
+# Docker 25 brought health checks' start_interval (https://docs.docker.com/reference/api/engine/version-history/).
+_START_INTERVAL_API = "1.44"
 
 
 def container_name(bot_id: str) -> str:
@@ -25,15 +28,20 @@ network_name = container_name  # one network per bot, of the same name
 
 @dataclass(frozen=True)
 class ContainerState:
-    """state: Docker's word (created, running, exited, …); status: its sentence, as ``docker ps`` shows it."""
+    """state: Docker's word (created, running, exited, …); status: its sentence, as ``docker ps`` shows it.
+
+    checked_early: the engine runs the first health check within a second, not after a whole interval.
+    """
 
     state: str
     status: str
+    checked_early: bool = False
 
     @property
     def running(self) -> bool:
-        """Up, and not failing its own health check (one that is still starting counts as up)."""
-        return self.state == "running" and "(unhealthy)" not in self.status
+        """Up, and its own health check passes, as far as the engine has already been able to run it."""
+        starting = self.checked_early and "(health: starting)" in self.status
+        return self.state == "running" and "(unhealthy)" not in self.status and not starting
 
     @property
     def dead(self) -> bool:
@@ -62,8 +70,10 @@ class Engine:
             listed: list[dict[str, Any]] = self._docker.api.containers(all=True, filters={"label": LABEL_BOT})
         except DockerException as error:
             raise _down(error) from None
+        early = version_gte(self._docker.api.api_version, _START_INTERVAL_API)
         return {
-            entry["Labels"][LABEL_BOT]: ContainerState(entry["State"], entry["Status"]) for entry in listed
+            entry["Labels"][LABEL_BOT]: ContainerState(entry["State"], entry["Status"], early)
+            for entry in listed
         }
 
     def log_tail(self, bot_id: str, lines: int = 20) -> list[str]:

@@ -1,7 +1,9 @@
 """The prepared VPS, the playbooks that act on it, and bots deployed for the tests."""
 
 import json
+import os
 import shlex
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +59,8 @@ def vps() -> lab.Vps:
 @pytest.fixture(scope="session")
 def host(vps: lab.Vps) -> Host:
     """The VPS in testinfra's words, over ssh."""
+    # testinfra starts ansible-inventory by its name.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return testinfra.get_host(f"ansible://{vps.host.name}?ansible_inventory={lab.INVENTORY}")
 
 

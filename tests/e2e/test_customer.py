@@ -116,6 +116,7 @@ async def test_the_model_is_the_operators_whatever_the_user_asks_for(bot: Bot) -
         await owner.read()
         await owner.write("which model is this?")
         assert "which model is this?" in await owner.read()
-        async with simulator.get("https://openrouter.ai/_sim/requests") as response:
+        query = {"contains": "which model is this?"}
+        async with simulator.get("https://openrouter.ai/_sim/requests", params=query) as response:
             requests = (await response.json())["requests"]
         assert {request["body"]["model"] for request in requests} == {"openai/gpt-4o-mini"}

@@ -17,19 +17,20 @@ def test_service_runs_and_comes_back_at_boot(host: Host, unit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "mode"),
+    ("path", "owner", "group", "mode"),
     [
-        ("/var/lib/clawdeploy/registry.db", 0o600),
-        ("/etc/clawdeploy/secrets/openrouter_api_key", 0o600),
-        ("/etc/haproxy/maps/tokens.map", 0o640),
-        ("/etc/haproxy/maps/inject.map", 0o640),
-        ("/var/lib/clawdeploy/llm_gateway/keys.json", 0o640),
+        ("/var/lib/clawdeploy/registry.db", "root", "root", 0o600),
+        ("/etc/clawdeploy/secrets/openrouter_api_key", "clawdeploy-llm", "root", 0o400),
+        ("/etc/haproxy/maps/tokens.map", "root", "haproxy", 0o640),
+        ("/etc/haproxy/maps/inject.map", "root", "haproxy", 0o640),
+        ("/var/lib/clawdeploy/llm_gateway/keys.json", "root", "clawdeploy-llm", 0o640),
     ],
 )
-def test_secrets_are_readable_only_by_their_service(host: Host, path: str, mode: int) -> None:
+def test_secrets_are_readable_only_by_their_service(
+    host: Host, path: str, owner: str, group: str, mode: int
+) -> None:
     file = host.file(path)
-    assert file.mode == mode
-    assert file.user == "root"
+    assert (file.user, file.group, file.mode) == (owner, group, mode)
 
 
 def test_docker_is_configured_for_hostile_tenants(host: Host) -> None:

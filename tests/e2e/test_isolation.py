@@ -126,8 +126,8 @@ def test_a_bot_that_fills_its_disk_fills_only_its_own(vps: lab.Vps, bots: list[B
 
 
 def test_an_idle_bot_stays_under_ten_megabytes(vps: lab.Vps, bot: Bot) -> None:
-    pid = vps.exec("docker", "inspect", "--format", "{{.State.Pid}}", bot.container)
-    children = vps.exec("sh", "-c", f"cat /proc/{pid}/task/{pid}/children").split()
-    rollups = vps.exec("sh", "-c", f"cat {' '.join(f'/proc/{p}/smaps_rollup' for p in [pid, *children])}")
+    processes = vps.exec("docker", "top", bot.container, "-o", "pid,comm").splitlines()
+    agents = [line.split()[0] for line in processes if "nullclaw" in line]
+    rollups = vps.exec("cat", *(f"/proc/{pid}/smaps_rollup" for pid in agents))
     pss = sum(int(line.split()[1]) for line in rollups.splitlines() if line.startswith("Pss:"))
     assert pss < 10 * 1024, f"{pss} kB"

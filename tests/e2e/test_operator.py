@@ -118,7 +118,8 @@ def test_prepare_host_names_the_setting_that_is_missing(vps: lab.Vps, missing: s
 
 def test_firewall_rules_that_lock_the_operator_out_are_taken_back(vps: lab.Vps) -> None:
     write_env()
-    rules = vps.ssh("nft list table inet clawdeploy | sed 's/packets [0-9]* bytes [0-9]*//'").stdout
+    show = "nft --stateless --terse list table inet clawdeploy"
+    rules = vps.ssh(show).stdout
     saved = vps.ssh("cat /etc/clawdeploy/firewall.nft").stdout
     run = run_playbook(
         ROOT / "playbooks" / "prepare_host.yml",
@@ -129,4 +130,4 @@ def test_firewall_rules_that_lock_the_operator_out_are_taken_back(vps: lab.Vps) 
     assert "firewall" in run.output
     vps.wait(timeout=30)
     assert vps.ssh("cat /etc/clawdeploy/firewall.nft").stdout == saved
-    assert vps.ssh("nft list table inet clawdeploy | sed 's/packets [0-9]* bytes [0-9]*//'").stdout == rules
+    assert vps.ssh(show).stdout == rules

@@ -26,12 +26,16 @@ LAB_VARIABLES = {
 def write_inventory(hosts: list[Host]) -> Path:
     """Write build/lab/inventory.yml with `hosts` in group `vps`; return its path."""
     # The operator's own ssh configuration has no say, and host keys are checked against the lab's own list.
-    common = ["-F/dev/null", f"-oUserKnownHostsFile={KNOWN_HOSTS}", "-oStrictHostKeyChecking=yes"]
-    persist = ["-oIdentitiesOnly=yes", "-oControlMaster=auto", "-oControlPersist=120s"]
+    common = [
+        "-F/dev/null",
+        f"-oUserKnownHostsFile={KNOWN_HOSTS}",
+        "-oStrictHostKeyChecking=yes",
+        "-oIdentitiesOnly=yes",
+    ]
     variables = {
         "ansible_user": "root",
         "ansible_ssh_private_key_file": str(SSH_KEY),
-        "ansible_ssh_args": shlex.join([*common, *persist]),
+        "ansible_ssh_common_args": shlex.join(common),
         "ansible_python_interpreter": "/usr/bin/python3",
         **LAB_VARIABLES,
     }

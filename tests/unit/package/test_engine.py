@@ -103,3 +103,10 @@ def test_without_a_daemon_the_error_names_the_service(monkeypatch: pytest.Monkey
 def test_states_are_read_as_docker_words_them(state: str, status: str, running: bool, dead: bool) -> None:
     seen = ContainerState(state, status)
     assert (seen.running, seen.dead) == (running, dead)
+
+
+def test_a_check_that_starts_early_is_awaited() -> None:
+    status = "Up 1 second (health: starting)"
+    assert ContainerState("running", status).running
+    assert not ContainerState("running", status, checked_early=True).running
+    assert ContainerState("running", "Up 2 seconds (healthy)", checked_early=True).running

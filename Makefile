@@ -42,6 +42,7 @@ format: setup ## Put Python files into the project's format
 	ruff format .
 
 unit: setup ## Run the unit tests and the checks of the repository itself
+	@$(PY) -c "from tests import lab; lab.ensure_docker()"
 	pytest tests/unit tests/house
 
 molecule: setup ## Run the whole path on a VPS in a container

@@ -35,9 +35,12 @@ class OneAddress(AbstractResolver):
 
 
 @asynccontextmanager
-async def internet(address: str) -> AsyncIterator[aiohttp.ClientSession]:
-    """Give a session in which every name is at `address` and the simulated internet's CAs are trusted."""
-    context = ssl.create_default_context(cafile=str(lab.CA_BUNDLE))
+async def internet(address: str, authority: str = "") -> AsyncIterator[aiohttp.ClientSession]:
+    """Give a session in which every name is at `address`.
+
+    It trusts the simulated internet's CA, or only `authority` (PEM text).
+    """
+    context = ssl.create_default_context(cadata=authority or lab.CA_BUNDLE.read_text())
     connector = aiohttp.TCPConnector(resolver=OneAddress(address), ssl=context)
     async with aiohttp.ClientSession(connector=connector, connector_owner=False, timeout=TIMEOUT) as session:
         yield session

@@ -22,15 +22,15 @@ DEPLOY = ROOT / "deploy_bot.yml"
 FLOOR = """
 set -eu
 start=$(date +%s.%N)
-docker network create --subnet 10.203.0.0/28 --opt com.docker.network.bridge.name=cb-floor floor >/dev/null
-docker run --detach --name floor --network floor --ip 10.203.0.2 --init --read-only \
+docker network create --subnet 10.200.255.240/28 --opt com.docker.network.bridge.name=cb-floor floor >/dev/null
+docker run --detach --name floor --network floor --ip 10.200.255.242 --init --read-only \
   --tmpfs /tmp:size=16m,noexec,nosuid --cap-drop ALL --security-opt no-new-privileges --pids-limit 64 \
   --memory 64m --memory-swap 64m --cpus 0.5 --user "$USER_IDS" \
   --env NULLCLAW_HOME=/nullclaw-data/.nullclaw --env NULLCLAW_WORKSPACE=/nullclaw-data/workspace \
   --mount "type=bind,src=$BOT/data,dst=/nullclaw-data" \
   --mount "type=bind,src=$BOT/config/config.json,dst=/nullclaw-data/.nullclaw/config.json,readonly" \
   "$IMAGE" gateway --port 3000 --host 0.0.0.0 >/dev/null
-until curl -fsS -m 1 http://10.203.0.2:3000/health >/dev/null 2>&1; do :; done
+until curl -fsS -m 1 http://10.200.255.242:3000/health >/dev/null 2>&1; do :; done
 end=$(date +%s.%N)
 docker rm --force floor >/dev/null
 docker network rm floor >/dev/null

@@ -3,7 +3,7 @@
 DOCUMENTATION = """
 module: bot_registry
 author: clawDeploy contributors (@clawdeploy)
-short_description: Declare, activate and remove bots in the host's registry
+short_description: Declare and remove bots in the host's registry
 version_added: 0.1.0
 description:
   - Takes all bots of a run at once. Either all of them can be declared or nothing is changed.
@@ -14,11 +14,10 @@ options:
   state:
     description:
       - V(declared) creates or updates O(bots) and leases them to O(run_id); no other run touches them then.
-      - V(active) notes what O(deployed) run and ends their lease.
       - V(released) ends all leases of O(run_id).
       - V(absent) removes the bots O(ids) with their containers, disks and secrets.
     type: str
-    choices: [declared, active, released, absent]
+    choices: [declared, released, absent]
     default: declared
   run_id:
     description: Name of this run, hexadecimal. Needed by every state but V(absent).
@@ -109,22 +108,6 @@ options:
               - Path that answers 200 when the bot lives.
               - The first public path ending in C(/health) if not given.
             type: str
-  deployed:
-    description: What runs now, for O(state=active).
-    type: list
-    elements: dict
-    suboptions:
-      id:
-        description: Id of the bot.
-        type: str
-        required: true
-      config_hash:
-        description: Hash of its configuration files.
-        type: str
-        required: true
-      image_digest:
-        description: What was really started.
-        type: str
   ids:
     description: Ids of the bots to remove, for O(state=absent).
     type: list
@@ -180,12 +163,7 @@ BOT = {
     "image": {"type": "str", "required": True},
     "edge": {"type": "dict", "required": True, "options": EDGE},
 }
-DEPLOYED = {
-    "id": {"type": "str", "required": True},
-    "config_hash": {"type": "str", "required": True},
-    "image_digest": {"type": "str"},
-}
-STATES = ["declared", "active", "released", "absent"]
+STATES = ["declared", "released", "absent"]
 
 
 def given(value: Any) -> Any:
@@ -212,12 +190,10 @@ def main() -> None:
             "state": {"type": "str", "choices": STATES, "default": "declared"},
             "run_id": {"type": "str"},
             "bots": {"type": "list", "elements": "dict", "options": BOT},
-            "deployed": {"type": "list", "elements": "dict", "options": DEPLOYED},
             "ids": {"type": "list", "elements": "str"},
         },
         required_if=[
             ("state", "declared", ["run_id", "bots"]),
-            ("state", "active", ["run_id", "deployed"]),
             ("state", "released", ["run_id"]),
             ("state", "absent", ["ids"]),
         ],
@@ -231,8 +207,6 @@ def main() -> None:
         )
     elif state == "absent":
         answer = remove(module, module.params["ids"])
-    elif not module.check_mode and state == "active":
-        answer = call(module, "activate", request={**request, "bots": module.params["deployed"]})
     elif not module.check_mode:
         call(module, "release", request=request)  # bookkeeping of a run, no change of the host
     module.exit_json(**{"changed": False, **answer})

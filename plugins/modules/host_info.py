@@ -6,7 +6,7 @@ author: clawDeploy contributors (@clawdeploy)
 short_description: Read a host's configuration and its bots
 version_added: 0.1.0
 description:
-  - Returns what clawDeploy knows about the host, without any secret.
+  - Returns what clawDeploy knows about the host, without any secret, and which images its Docker has.
 extends_documentation_fragment:
   - clawdeploy.fleet.attributes
   - clawdeploy.fleet.attributes.read_only
@@ -28,6 +28,10 @@ bots:
   type: list
   elements: dict
   returned: success
+images:
+  description: Each name, digest and id of an image that is there, and the reference that pins it.
+  type: dict
+  returned: success
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -37,7 +41,9 @@ from ansible_collections.clawdeploy.fleet.plugins.module_utils._clawctl import c
 def main() -> None:
     """Entry point for Ansible."""
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
-    module.exit_json(changed=False, host=call(module, "host"), bots=call(module, "list")["bots"])
+    host = call(module, "host", "--all")
+    bots, images = host.pop("bots"), host.pop("images")
+    module.exit_json(changed=False, host=host, bots=bots, images=images)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The host side of clawDeploy: the registry of bots and everything derived from it on one VPS."""
 
-from importlib.metadata import PackageNotFoundError, version
 
-try:
-    __version__ = version("clawdeploy")
-except PackageNotFoundError:  # run from a source tree
-    __version__ = "0+source"
+def version() -> str:
+    """Version of the installed package."""
+    import importlib.metadata  # costs as much as the rest of a short command
+
+    return importlib.metadata.version("clawdeploy")

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from clawdeploy import __version__, allocation, claims, verbs
+from clawdeploy import allocation, claims, verbs, version
+from clawdeploy.containers import RunsRequest
 from clawdeploy.errors import ClawError
 from clawdeploy.host import Paths, free_bytes, load_host, locked
-from clawdeploy.models import ActivateRequest, DeclareRequest, ReleaseRequest, decode
+from clawdeploy.models import DeclareRequest, LiveRequest, ReleaseRequest, decode
 from clawdeploy.registry import Registry, describe, iso
 from clawdeploy.storage import Homes, HomesRequest, systemctl
 from clawdeploy.store import RegistryStore, migrate
@@ -112,7 +113,7 @@ _check = click.option("--check", is_flag=True, help="Only say what would change.
 
 
 @click.group(epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong usage.")
-@click.version_option(__version__, prog_name="clawctl")
+@click.version_option(package_name="clawdeploy", prog_name="clawctl")
 def main() -> None:
     """Manage the bots of this host.
 
@@ -128,8 +129,9 @@ def main() -> None:
 
 
 @main.command()
+@click.option("--all", "everything", is_flag=True, help="Also its bots and the images Docker has.")
 @_verb
-def host(machine: Machine, as_json: bool) -> None:
+def host(machine: Machine, as_json: bool, everything: bool) -> None:
     """Show this host's settings and what is left of it.
 
     \b
@@ -139,11 +141,15 @@ def host(machine: Machine, as_json: bool) -> None:
         bots = registry.bots()
         result = {
             **msgspec.to_builtins(registry.host),
-            "version": __version__,
+            "version": version(),
             "free_bytes": free_bytes(machine.paths),
             "memory_reserved_sum": allocation.reserved_memory((bot.plan for bot in bots), registry.host),
             "bot_count": len(bots),
         }
+        if everything:
+            with machine.engine() as engine:
+                result["images"] = engine.images()
+            result["bots"] = [describe(bot, registry.host) for bot in bots]
     shown = (
         f"{key}: {value if isinstance(value, str | int) else json.dumps(value)}"
         for key, value in result.items()
@@ -209,9 +215,7 @@ def _table(bots: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("Bot", "Telegram", "URL", "Agent", "Plan", "Address", "Owner", "State"):
-        table.add_column(heading, overflow="fold")
+    table = Table("Bot", "Telegram", "Plan", "Address", "Owner", "State", box=box.SIMPLE_HEAD)
     for bot in bots:
         state = (
             "[red]suspended[/]"
@@ -219,8 +223,7 @@ def _table(bots: list[dict[str, Any]]) -> None:
             else {"active": "[green]active[/]"}.get(bot["state"], bot["state"])
         )
         table.add_row(
-            *(bot["label"], f"@{bot['telegram_username']}", bot["url"], bot["agent"], bot["plan"]),
-            *(bot["address"], _owner(bot), state),
+            *(bot["label"], f"@{bot['telegram_username']}", bot["plan"], bot["address"], _owner(bot), state)
         )
     console = Console()
     console.print(table if bots else "No bots yet: run the deploy_bot playbook.")
@@ -282,6 +285,37 @@ def home_apply(machine: Machine, as_json: bool, check: bool) -> None:
 @main.command()
 @_check
 @_verb
+def run(machine: Machine, as_json: bool, check: bool) -> None:
+    """Let containers of bots be what a JSON object on standard input says.
+
+    \b
+    Example: clawctl run --json --check < containers.json
+    """
+    # The bots' leases keep other deploys away, so the host's lock is free while Docker works.
+    with machine.registry() as registry:
+        result = verbs.run_containers(registry, machine.engine, _stdin(RunsRequest), check)
+    _print(result, as_json, _summary(result))
+
+
+@main.command()
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait, for all bots together.")
+@_check
+@_verb
+def live(machine: Machine, as_json: bool, timeout: float, check: bool) -> None:
+    """Route to bots, wait until they answer over HTTPS, and record those that do (JSON on standard input).
+
+    \b
+    Example: clawctl live --json --timeout 60 < deployed.json
+    """
+    result = verbs.go_live(
+        machine.changing, machine.engine, machine.systemctl, _stdin(LiveRequest), timeout, _now(), check
+    )
+    _print(result, as_json, _summary(result))
+
+
+@main.command()
+@_check
+@_verb
 def sync(machine: Machine, as_json: bool, check: bool) -> None:
     """Let the edge and the LLM gateway follow the registry. Safe at any time.
 
@@ -318,19 +352,6 @@ def wait(machine: Machine, as_json: bool, timeout: float, bots: tuple[str, ...])
                 click.echo(f"  {line}")
     if not all(result.healthy for result in results):
         click.get_current_context().exit(1)
-
-
-@main.command()
-@_verb
-def activate(machine: Machine, as_json: bool) -> None:
-    """Record that deployed bots are healthy and end their lease (JSON object on standard input).
-
-    \b
-    Example: clawctl activate --json < done.json
-    """
-    with machine.changing() as registry:
-        result = registry.activate(_stdin(ActivateRequest))
-    _print(result, as_json, _summary(result))
 
 
 @main.command()

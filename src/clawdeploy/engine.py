@@ -1,6 +1,6 @@
-"""The container engine: the only module that knows how a bot's container is named, watched and removed.
+"""The container engine: the only module that knows how a bot's container is made, watched and removed.
 
-Containers are made by the ``bot`` role; here they are looked at, restarted and taken away.
+What a container should be is said by the ``bot`` role, as a ContainerSpec.
 """
 
 from contextlib import suppress
@@ -9,11 +9,14 @@ from typing import Any
 
 import docker
 from docker.errors import DockerException, NotFound
+from docker.types import IPAMConfig, IPAMPool, Mount, Ulimit
 from docker.utils import version_gte
 
+from clawdeploy.containers import ContainerSpec, NetworkSpec
 from clawdeploy.errors import ClawError
 
 LABEL_BOT = "clawdeploy.bot"
+LABEL_SPEC = "clawdeploy.spec"
 _STOP_SECONDS = 10
 # Docker 25 brought health checks' start_interval (https://docs.docker.com/reference/api/engine/version-history/).
 _START_INTERVAL_API = "1.44"
@@ -31,11 +34,13 @@ class ContainerState:
     """state: Docker's word (created, running, exited, …); status: its sentence, as ``docker ps`` shows it.
 
     checked_early: the engine runs the first health check within a second, not after a whole interval.
+    spec: hash of the specification it was made from.
     """
 
     state: str
     status: str
     checked_early: bool = False
+    spec: str = ""
 
     @property
     def running(self) -> bool:
@@ -70,11 +75,120 @@ class Engine:
             listed: list[dict[str, Any]] = self._docker.api.containers(all=True, filters={"label": LABEL_BOT})
         except DockerException as error:
             raise _down(error) from None
-        early = version_gte(self._docker.api.api_version, _START_INTERVAL_API)
         return {
-            entry["Labels"][LABEL_BOT]: ContainerState(entry["State"], entry["Status"], early)
+            entry["Labels"][LABEL_BOT]: ContainerState(
+                entry["State"], entry["Status"], self._checks_early, entry["Labels"].get(LABEL_SPEC, "")
+            )
             for entry in listed
         }
+
+    def images(self) -> dict[str, str]:
+        """Every name, digest and id by which an image of this host is known -> the reference that pins it.
+
+        An image from a registry is pinned by its digest there, any other one by its id.
+        """
+        try:
+            listed: list[dict[str, Any]] = self._docker.api.images()
+        except DockerException as error:
+            raise _down(error) from None
+        pins = {}
+        for image in listed:
+            digests = image.get("RepoDigests") or []
+            for name in (*(image.get("RepoTags") or []), image["Id"]):
+                pins[name] = digests[0] if digests else image["Id"]
+            pins |= {digest: digest for digest in digests}
+        return pins
+
+    def make(self, bot_id: str, spec: ContainerSpec) -> None:
+        """Make and start the bot's container, with its network, in place of any it has.
+
+        ClawError("container_failed") with Docker's own words if it cannot be.
+        """
+        name = container_name(bot_id)
+        api = self._docker.api
+        try:
+            with suppress(NotFound):
+                api.remove_container(name, force=True, v=True)
+            self._ensure_network(bot_id, spec.network)
+            api.create_container_from_config(self._config(bot_id, spec), name)
+            api.start(name)
+        except DockerException as error:
+            raise ClawError("container_failed", f"container {name} cannot be started: {error}") from None
+
+    def start(self, bot_id: str) -> None:
+        """Start the bot's container as it is; ClawError("container_failed") if it cannot be."""
+        try:
+            self._docker.api.start(container_name(bot_id))
+        except DockerException as error:
+            raise ClawError(
+                "container_failed", f"container {container_name(bot_id)} cannot be started: {error}"
+            ) from None
+
+    @property
+    def _checks_early(self) -> bool:
+        return bool(version_gte(self._docker.api.api_version, _START_INTERVAL_API))
+
+    def _ensure_network(self, bot_id: str, wanted: NetworkSpec) -> None:
+        name, options = network_name(bot_id), {"com.docker.network.bridge.name": wanted.bridge}
+        addresses = {"Subnet": wanted.subnet, "Gateway": wanted.gateway}
+        # The engine's filter matches parts of a name.
+        for found in self._docker.api.networks(names=[name]):
+            if found["Name"] == name:
+                if found["Options"] == options and found["IPAM"]["Config"] == [addresses]:
+                    return
+                self._docker.api.remove_network(found["Id"])
+        pool = IPAMPool(subnet=wanted.subnet, gateway=wanted.gateway)
+        self._docker.api.create_network(
+            name,
+            driver="bridge",
+            options=options,
+            ipam=IPAMConfig(pool_configs=[pool]),
+            labels={LABEL_BOT: bot_id},
+        )
+
+    def _config(self, bot_id: str, spec: ContainerSpec) -> dict[str, Any]:
+        """The body of Docker's create call (https://docs.docker.com/reference/api/engine/)."""
+        api, network = self._docker.api, network_name(bot_id)
+        host_config = api.create_host_config(
+            network_mode=network,
+            mounts=[Mount(m.target, m.source, type="bind", read_only=m.read_only) for m in spec.mounts],
+            tmpfs=spec.tmpfs,
+            nano_cpus=round(spec.cpus * 1e9),
+            mem_limit=spec.memory,
+            memswap_limit=spec.memory,
+            pids_limit=spec.pids_limit,
+            ulimits=[Ulimit(name=name, soft=limit, hard=limit) for name, limit in spec.ulimits.items()],
+            cap_drop=list(spec.cap_drop),
+            security_opt=list(spec.security_opts),
+            read_only=spec.read_only,
+            init=spec.init,
+            restart_policy={"Name": spec.restart_policy},
+            cgroup_parent=spec.cgroup_parent or None,
+        )
+        check = spec.healthcheck
+        config: dict[str, Any] = api.create_container_config(
+            image=spec.image,
+            command=list(spec.command),
+            hostname=spec.hostname,
+            user=spec.user,
+            environment=spec.env,
+            stop_timeout=spec.stop_timeout,
+            labels={LABEL_BOT: bot_id, LABEL_SPEC: spec.fingerprint()},
+            host_config=host_config,
+            networking_config=api.create_networking_config(
+                {network: api.create_endpoint_config(ipv4_address=spec.network.address)}
+            ),
+            healthcheck={
+                "test": list(check.test),
+                "interval": round(check.interval * 1e9),
+                "timeout": round(check.timeout * 1e9),
+                "retries": check.retries,
+                "start_period": round(check.start_period * 1e9),
+            },
+        )
+        if self._checks_early:  # the SDK does not know it
+            config["Healthcheck"]["StartInterval"] = round(check.start_interval * 1e9)
+        return config
 
     def log_tail(self, bot_id: str, lines: int = 20) -> list[str]:
         """The container's last log lines; none if it is gone or its log driver keeps nothing."""

@@ -140,8 +140,8 @@ class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_digest: str | None
 
 
-class ActivateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Input of ``clawctl activate``."""
+class LiveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Input of ``clawctl live``."""
 
     run_id: RunId
     bots: tuple[Activation, ...]

@@ -15,7 +15,7 @@ import msgspec
 from clawdeploy import allocation, claims
 from clawdeploy.errors import ClawError
 from clawdeploy.host import Host, Paths, free_bytes
-from clawdeploy.models import ActivateRequest, Bot, BotRequest, BotSecrets, DeclareRequest, is_dns_label
+from clawdeploy.models import Bot, BotRequest, BotSecrets, DeclareRequest, LiveRequest, is_dns_label
 from clawdeploy.secret_files import load_secrets, remove_secrets, save_secrets
 from clawdeploy.store import RegistryStore
 from clawdeploy.tokens import new_bot_id, new_gateway_token, new_internal_token, new_llm_key, sha256_hex
@@ -471,7 +471,7 @@ class Registry:
         elif decision.claim is None:
             claims.remove_claim(self.paths, bot.id)
 
-    def activate(self, request: ActivateRequest) -> dict[str, Any]:
+    def activate(self, request: LiveRequest) -> dict[str, Any]:
         """Record that these bots run with this configuration and image, and end their lease.
 
         ClawError("lease_lost") if one of them was taken over by another run, "unknown_bot" if it is gone.

@@ -1,19 +1,27 @@
 """What ``clawctl`` does that takes more than one part of the package. Callers hold the host's lock."""
 
-from collections.abc import Callable
-from typing import Any
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from clawdeploy import claims, edge
 from clawdeploy.allocation import place
-from clawdeploy.engine import Engine
+from clawdeploy.containers import Action, RunRequest, RunsRequest, next_action
 from clawdeploy.errors import ClawError
-from clawdeploy.models import Bot
+from clawdeploy.models import Bot, LiveRequest
 from clawdeploy.registry import Registry
 from clawdeploy.storage import HomeRequest, Homes, HomesRequest, with_claim_state
 
+if TYPE_CHECKING:
+    from clawdeploy.engine import Engine
+    from clawdeploy.health import Health
+
 CLAIMS_UNIT = "clawdeploy-claims.service"
+_AT_ONCE = 4  # containers being made; more do not make Docker faster
 
 
 def apply_homes(registry: Registry, homes: Homes, request: HomesRequest, check: bool) -> dict[str, Any]:
@@ -75,6 +83,92 @@ def _prepare_claim(registry: Registry, home: HomeRequest, check: bool) -> list[s
     return ["claim"]
 
 
+def run_containers(
+    registry: Registry, engine: Callable[[], "Engine"], request: RunsRequest, check: bool
+) -> dict[str, Any]:
+    """Let each bot's container be what its specification says; one look at all, work only where it differs.
+
+    A suspended bot's container is left alone. ClawError with everything that Docker refused.
+    """
+    rows = {bot.id: bot for bot in registry.bots()}
+    with engine() as looking:
+        there = looking.states()
+    actions: list[tuple[RunRequest, Action]] = []
+    for wanted in request.bots:
+        row = rows.get(wanted.id)
+        action = next_action(there.get(wanted.id), wanted, row.config_hash if row else None)
+        actions.append((wanted, "keep" if row and row.suspended else action))
+    if not check:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            problems = [
+                problem for found in pool.map(lambda todo: _act(engine, *todo), actions) for problem in found
+            ]
+        if problems:
+            raise ClawError.several(problems)
+    touched = [(wanted.id, action) for wanted, action in actions if action != "keep"]
+    return {
+        "changed": bool(touched),
+        "diff": {
+            "before": "".join(f"container of {bot_id}: absent or different\n" for bot_id, _ in touched),
+            "after": "".join(f"container of {bot_id}: {action}\n" for bot_id, action in touched),
+        },
+        "bots": [{"id": wanted.id, "action": action} for wanted, action in actions],
+    }
+
+
+def _act(engine: Callable[[], "Engine"], wanted: RunRequest, action: Action) -> Sequence[tuple[str, str]]:
+    if action == "keep":
+        return ()
+    try:
+        # Each thread has a client of its own: the SDK's is not made to be shared.
+        with engine() as own:
+            if action in ("create", "replace"):
+                own.make(wanted.id, wanted.container)
+            elif action == "restart":
+                own.restart(wanted.id)
+            else:
+                own.start(wanted.id)
+    except ClawError as error:
+        return error.problems
+    return ()
+
+
+def go_live(
+    changing: Callable[[], AbstractContextManager[Registry]],
+    engine: Callable[[], "Engine"],
+    systemctl: Callable[..., None],
+    request: LiveRequest,
+    timeout: float,
+    now: int,
+    check: bool,
+) -> dict[str, Any]:
+    """Route to these bots, wait until customers reach them, and record which ones they do.
+
+    The host's lock is not held while waiting. Bots that do not answer keep their lease and state: the caller
+    decides what becomes of them.
+    """
+    from clawdeploy.health import wait_until_healthy
+
+    with changing() as registry:
+        synced = sync(registry, systemctl, now, check)
+        host, rows = registry.host, {bot.id: bot for bot in registry.bots()}
+    if check:
+        return {**synced, "bots": []}
+    # A suspended bot answers nobody, on purpose.
+    waiting = [rows[done.id] for done in request.bots if done.id in rows and not rows[done.id].suspended]
+    with engine() as watching:
+        results: list[Health] = asyncio.run(wait_until_healthy(waiting, host, watching, timeout))
+    sick = {result.id for result in results if not result.healthy}
+    well = tuple(done for done in request.bots if done.id not in sick)
+    with changing() as registry:
+        activated = registry.activate(msgspec.structs.replace(request, bots=well))
+    return {
+        **synced,
+        "changed": synced["changed"] or activated["changed"],
+        "bots": [msgspec.to_builtins(result) for result in results],
+    }
+
+
 def sync(registry: Registry, systemctl: Callable[..., None], now: int, check: bool) -> dict[str, Any]:
     """Let edge, LLM gateway and claim listener follow the registry."""
     result = edge.sync(registry.paths, registry.host, registry.bots(), registry.internal_tokens(), check)
@@ -90,7 +184,7 @@ def sync(registry: Registry, systemctl: Callable[..., None], now: int, check: bo
     }
 
 
-def destroy(registry: Registry, homes: Homes, engine: Engine, reference: str) -> dict[str, Any]:
+def destroy(registry: Registry, homes: Homes, engine: "Engine", reference: str) -> dict[str, Any]:
     """Remove a bot and all its data. The row goes last: until then its address and uid belong to nobody else,
     and an attempt that was interrupted can be repeated.
     """

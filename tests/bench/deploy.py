@@ -22,7 +22,8 @@ DEPLOY = ROOT / "deploy_bot.yml"
 FLOOR = """
 set -eu
 start=$(date +%s.%N)
-docker network create --subnet 10.200.255.240/28 --opt com.docker.network.bridge.name=cb-floor floor >/dev/null
+docker network create --subnet 10.200.255.240/28 \
+  --opt com.docker.network.bridge.name=cb-floor floor >/dev/null
 docker run --detach --name floor --network floor --ip 10.200.255.242 --init --read-only \
   --tmpfs /tmp:size=16m,noexec,nosuid --cap-drop ALL --security-opt no-new-privileges --pids-limit 64 \
   --memory 64m --memory-swap 64m --cpus 0.5 --user "$USER_IDS" \

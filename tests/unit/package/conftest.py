@@ -159,3 +159,43 @@ def set_host(paths: Paths, **changes: Any) -> None:
     """Change host.json, as prepare_host would."""
     paths.host_file.write_text(json.dumps(HOST | changes))
     load_host(paths)
+
+
+def container_spec(**changes: Any) -> dict[str, Any]:
+    """What the role hands over for one container."""
+    network = {
+        "bridge": "cb-unittest",
+        "subnet": "10.231.77.0/28",
+        "gateway": "10.231.77.1",
+        "address": "10.231.77.2",
+    }
+    healthcheck = {
+        "test": ["CMD", "/bin/busybox", "true"],
+        "interval": 30,
+        "timeout": 5,
+        "retries": 3,
+        "start_period": 30,
+        "start_interval": 1,
+    }
+    return {
+        "image": "clawdeploy-test:none",
+        "hostname": "bot-test",
+        "command": ["/bin/busybox", "sleep", "60"],
+        "env": {"NAME": "value"},
+        "user": "200000:200000",
+        "network": network,
+        "mounts": [{"source": "/etc", "target": "/mnt", "read_only": True}],
+        "tmpfs": {"/tmp": "rw,noexec,nosuid,nodev,size=16m"},
+        "healthcheck": healthcheck,
+        "stop_timeout": 5,
+        "cpus": 0.5,
+        "memory": 32 << 20,
+        "pids_limit": 64,
+        "ulimits": {"nofile": 1024, "core": 0},
+        "cgroup_parent": "",
+        "cap_drop": ["ALL"],
+        "security_opts": ["no-new-privileges:true"],
+        "read_only": True,
+        "init": True,
+        "restart_policy": "unless-stopped",
+    } | changes

@@ -11,19 +11,23 @@ from click.testing import CliRunner, Result
 
 from clawdeploy import claims, verbs
 from clawdeploy.cli import Machine, main
+from clawdeploy.containers import ContainerSpec
+from clawdeploy.engine import ContainerState
 from clawdeploy.host import Paths
+from clawdeploy.models import LiveRequest
 from clawdeploy.storage import Homes
 
-from .conftest import HOST, RUN, Systemd, wanted
+from .conftest import HOST, RUN, Systemd, container_spec, wanted
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="clawctl is root's")
 
 
 class Engine:
-    """Remembers what it was told to remove."""
+    """Remembers what it was told to make and to remove."""
 
     def __init__(self) -> None:
         self.removed: list[str] = []
+        self.made: dict[str, ContainerSpec] = {}
 
     def __enter__(self) -> "Engine":
         return self
@@ -33,6 +37,15 @@ class Engine:
 
     def remove(self, bot_id: str) -> None:
         self.removed.append(bot_id)
+
+    def states(self) -> dict[str, ContainerState]:
+        return {
+            bot_id: ContainerState("running", "Up 2 seconds", spec=spec.fingerprint())
+            for bot_id, spec in self.made.items()
+        }
+
+    def make(self, bot_id: str, spec: ContainerSpec) -> None:
+        self.made[bot_id] = spec
 
 
 @pytest.fixture
@@ -82,7 +95,9 @@ def test_a_bots_whole_life(machine: Machine, engine: Engine, homes: Homes) -> No
     assert "hosts.map" in ask(machine, "sync")["maps"]
     assert ("start", "--no-block", verbs.CLAIMS_UNIT) in machine.systemctl.calls  # type: ignore[attr-defined]
     done = {"id": bot["id"], "config_hash": made["bots"][0]["config_hash"], "image_digest": "sha256:1"}
-    assert ask(machine, "activate", request={"run_id": RUN, "bots": [done]})["changed"]
+    assert ask(machine, "live", "--check", request={"run_id": RUN, "bots": [done]})["bots"] == []
+    with machine.changing() as registry:
+        registry.activate(msgspec.convert({"run_id": RUN, "bots": [done]}, LiveRequest))
     assert ask(machine, "show", "support")["state"] == "active"
     gone = ask(machine, "destroy", "support", "--yes")
     assert gone["changed"]
@@ -247,3 +262,23 @@ def test_every_verb_explains_itself_with_an_example() -> None:
 
 def test_a_second_claims_run_ends_when_nobody_waits(machine: Machine) -> None:
     assert ask(machine, "claims", "serve") == {"changed": False}
+
+
+def test_containers_are_made_once(machine: Machine, engine: Engine) -> None:
+    bot = declared(machine, wanted(1))[0]
+    request = {"bots": [{"id": bot["id"], "config_hash": "c" * 64, "container": container_spec()}]}
+    assert ask(machine, "run", "--check", request=request)["bots"][0]["action"] == "create"
+    assert engine.made == {}
+    assert ask(machine, "run", request=request)["changed"]
+    with machine.changing() as registry:
+        done = {"id": bot["id"], "config_hash": "c" * 64, "image_digest": "sha256:1"}
+        registry.activate(msgspec.convert({"run_id": RUN, "bots": [done]}, LiveRequest))
+    assert not ask(machine, "run", request=request)["changed"]
+
+
+def test_a_misspelt_limit_is_no_container(machine: Machine, engine: Engine) -> None:
+    bot = declared(machine, wanted(1))[0]
+    spec = container_spec() | {"memry": 1}
+    request = {"bots": [{"id": bot["id"], "config_hash": "c", "container": spec}]}
+    assert "memry" in ask(machine, "run", request=request, code=1)["error"]["message"]
+    assert engine.made == {}

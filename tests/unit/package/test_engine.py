@@ -2,17 +2,20 @@
 
 import gc
 import io
-import secrets
 import tarfile
 from collections.abc import Iterator
 from typing import Any
 
 import docker
+import msgspec
 import pytest
 
+from clawdeploy.containers import ContainerSpec, RunRequest, next_action
 from clawdeploy.engine import LABEL_BOT, ContainerState, Engine, container_name, network_name
 from clawdeploy.errors import ClawError
 from clawdeploy.tokens import new_bot_id
+
+from .conftest import container_spec
 
 pytestmark = pytest.mark.docker
 
@@ -36,8 +39,12 @@ def bot_id(client: Any, engine: Engine) -> Iterator[str]:
     bot_id = new_bot_id(())
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.addfile(tarfile.TarInfo("empty"))
-    tag = secrets.token_hex(6)
+        tar.add("/bin/busybox", "bin/busybox")
+        for name in ("tmp", "mnt"):
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(folder)
+    tag = bot_id
     client.api.import_image_from_data(archive.getvalue(), repository="clawdeploy-test", tag=tag)
     client.containers.create(
         f"clawdeploy-test:{tag}", ["/none"], name=container_name(bot_id), labels={LABEL_BOT: bot_id}
@@ -110,3 +117,49 @@ def test_a_check_that_starts_early_is_awaited() -> None:
     assert ContainerState("running", status).running
     assert not ContainerState("running", status, checked_early=True).running
     assert ContainerState("running", "Up 2 seconds (healthy)", checked_early=True).running
+
+
+def test_a_container_is_made_as_specified_and_replaced_when_that_changes(
+    bot_id: str, client: Any, engine: Engine
+) -> None:
+    image = f"clawdeploy-test:{bot_id}"
+    spec = msgspec.convert(container_spec(image=image), ContainerSpec)
+    request = RunRequest(id=bot_id, config_hash="c", container=spec)
+    engine.make(bot_id, spec)
+    assert next_action(engine.states()[bot_id], request, "c") == "keep"
+    assert next_action(engine.states()[bot_id], request, "b") == "restart"
+    seen = client.api.inspect_container(container_name(bot_id))
+    limits = seen["HostConfig"]
+    assert seen["State"]["Running"]
+    assert seen["Config"]["User"] == "200000:200000"
+    assert limits["ReadonlyRootfs"]
+    assert limits["Init"]
+    assert limits["CapDrop"] == ["ALL"]
+    assert limits["SecurityOpt"] == ["no-new-privileges:true"]
+    assert (limits["Memory"], limits["MemorySwap"]) == (32 << 20, 32 << 20)
+    assert (limits["NanoCpus"], limits["PidsLimit"]) == (500_000_000, 64)
+    assert {limit["Name"]: limit["Hard"] for limit in limits["Ulimits"]} == {"nofile": 1024, "core": 0}
+    assert limits["RestartPolicy"]["Name"] == "unless-stopped"
+    assert seen["NetworkSettings"]["Networks"][network_name(bot_id)]["IPAddress"] == "10.231.77.2"
+
+    smaller = msgspec.structs.replace(spec, memory=16 << 20)
+    assert (
+        next_action(engine.states()[bot_id], msgspec.structs.replace(request, container=smaller), "c")
+        == "replace"
+    )
+    engine.make(bot_id, smaller)
+    assert client.api.inspect_container(container_name(bot_id))["HostConfig"]["Memory"] == 16 << 20
+
+
+def test_images_are_pinned_by_their_id_where_no_registry_gave_a_digest(
+    bot_id: str, client: Any, engine: Engine
+) -> None:
+    name = f"clawdeploy-test:{bot_id}"
+    assert engine.images()[name] == client.api.inspect_image(name)["Id"]
+
+
+def test_an_image_that_is_not_there_is_named(bot_id: str, engine: Engine) -> None:
+    spec = msgspec.convert(container_spec(image="clawdeploy-test:nosuch"), ContainerSpec)
+    with pytest.raises(ClawError, match="clawdeploy-test:nosuch") as error:
+        engine.make(bot_id, spec)
+    assert error.value.code == "container_failed"

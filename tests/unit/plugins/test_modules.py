@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.clawdeploy.fleet.plugins.modules import (
-    bot_health,
+    bot_containers,
     bot_home,
+    bot_live,
     bot_registry,
     bot_routes,
     host_info,
@@ -74,14 +75,14 @@ def calls(tmp_path: Path) -> Calls:
     return lambda: [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
 
 
-def test_host_info_returns_host_and_bots(
+def test_host_info_returns_host_bots_and_images(
     run_module: RunModule, answers: dict[str, Any], calls: Calls
 ) -> None:
-    answers["host"] = {"plans": {}}
-    answers["list"] = {"bots": [{"id": "a"}]}
+    answers["host"] = {"plans": {}, "bots": [{"id": "a"}], "images": {"x:1": "sha256:1"}}
     result = run_module(host_info)
     assert (result["changed"], result["host"], result["bots"]) == (False, {"plans": {}}, [{"id": "a"}])
-    assert [call[0] for call in calls()] == [["host", "--json"], ["list", "--json"]]
+    assert result["images"] == {"x:1": "sha256:1"}
+    assert [call[0] for call in calls()] == [["host", "--all", "--json"]]
 
 
 def test_unprepared_host_is_told_to_be_prepared(
@@ -131,19 +132,10 @@ def test_crash_shows_only_the_last_line(run_module: RunModule, answers: dict[str
     assert result["msg"] == "clawctl sync failed (exit 1): last words"
 
 
-def test_active_bots_are_noted(run_module: RunModule, answers: dict[str, Any], calls: Calls) -> None:
-    answers["activate"] = {"changed": False}
-    deployed = [{"id": "a", "config_hash": "h", "image_digest": "sha256:1"}]
-    result = run_module(bot_registry, state="active", run_id="0011aabb", deployed=deployed)
-    assert result["changed"] is False
-    assert calls() == [[["activate", "--json"], {"run_id": "0011aabb", "bots": deployed}]]
-
-
-@pytest.mark.parametrize("state", ["active", "released"])
 def test_bookkeeping_is_not_done_in_check_mode(
-    run_module: RunModule, answers: dict[str, Any], tmp_path: Path, state: str
+    run_module: RunModule, answers: dict[str, Any], tmp_path: Path
 ) -> None:
-    result = run_module(bot_registry, check_mode=True, state=state, run_id="0011aabb", deployed=[])
+    result = run_module(bot_registry, check_mode=True, state="released", run_id="0011aabb")
     assert result["changed"] is False
     assert not (tmp_path / "calls").exists()
 
@@ -193,12 +185,21 @@ def test_routes_follow_the_registry(run_module: RunModule, answers: dict[str, An
 def test_unhealthy_bot_is_reported_not_a_failure(
     run_module: RunModule, answers: dict[str, Any], calls: Calls
 ) -> None:
-    answers["wait"] = {"bots": [{"id": "a", "healthy": False, "reason": "exited", "log_tail": ["boom"]}]}
-    result = run_module(bot_health, ids=["a"], timeout=5)
+    sick = {"id": "a", "healthy": False, "reason": "exited", "log_tail": ["boom"]}
+    answers["live"] = {"changed": True, "diff": {}, "maps": [], "bots": [sick]}
+    deployed = [{"id": "a", "config_hash": "h", "image_digest": "sha256:1"}]
+    result = run_module(bot_live, run_id="0011aabb", bots=deployed, timeout=5)
     assert result.get("failed", False) is False
     assert result["bots"][0]["log_tail"] == ["boom"]
-    assert calls()[0][0] == ["wait", "--timeout", "5", "a", "--json"]
+    assert calls() == [[["live", "--timeout", "5", "--json"], {"run_id": "0011aabb", "bots": deployed}]]
 
 
-def test_no_bot_is_not_waited_for(run_module: RunModule, answers: dict[str, Any]) -> None:
-    assert run_module(bot_health, ids=[])["bots"] == []
+def test_containers_are_asked_for_as_the_role_says(
+    run_module: RunModule, answers: dict[str, Any], calls: Calls
+) -> None:
+    answers["run"] = {"changed": True, "diff": {}, "bots": [{"id": "a", "action": "create"}]}
+    bot = {"id": "a", "config_hash": "h", "container": {"image": "x:1"}}
+    assert run_module(bot_containers, bots=[bot])["bots"] == [{"id": "a", "action": "create"}]
+    run_module(bot_containers, bots=[bot], check_mode=True)
+    assert calls()[0] == [["run", "--json"], {"bots": [bot]}]
+    assert calls()[1][0] == ["run", "--check", "--json"]

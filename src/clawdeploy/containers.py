@@ -1,0 +1,98 @@
+"""What a bot's container should be, and what has to be done to get there. Pure data and decisions.
+
+Strict: a misspelt limit would be no limit.
+"""
+
+import hashlib
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from clawdeploy.models import BotId
+
+if TYPE_CHECKING:
+    from clawdeploy.engine import ContainerState
+
+Action = Literal["create", "replace", "restart", "start", "keep"]
+
+
+class NetworkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The bot's own network: bridge interface, subnet (CIDR), the host's address in it and the bot's."""
+
+    bridge: str
+    subnet: str
+    gateway: str
+    address: str
+
+
+class MountSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A file or directory of the host inside the container."""
+
+    source: str
+    target: str
+    read_only: bool
+
+
+class HealthcheckSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Docker's own check of the container; times in seconds."""
+
+    test: tuple[str, ...]
+    interval: float
+    timeout: float
+    retries: int
+    start_period: float
+    start_interval: float
+
+
+class ContainerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that shapes a container. memory is bytes without swap; tmpfs: path -> mount options."""
+
+    image: str
+    hostname: str
+    command: tuple[str, ...]
+    env: dict[str, str]
+    user: str
+    network: NetworkSpec
+    mounts: tuple[MountSpec, ...]
+    tmpfs: dict[str, str]
+    healthcheck: HealthcheckSpec
+    stop_timeout: int
+    cpus: float
+    memory: int
+    pids_limit: int
+    ulimits: dict[str, int]
+    cgroup_parent: str
+    cap_drop: tuple[str, ...]
+    security_opts: tuple[str, ...]
+    read_only: bool
+    init: bool
+    restart_policy: str
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all of it; kept with the container, it tells whether that is still right."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+
+class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One bot's container; config_hash is that of its configuration files as they are now."""
+
+    id: BotId
+    config_hash: str
+    container: ContainerSpec
+
+
+class RunsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Input of ``clawctl run``."""
+
+    bots: tuple[RunRequest, ...]
+
+
+def next_action(there: "ContainerState | None", request: RunRequest, running_config: str | None) -> Action:
+    """What makes the container right; ``running_config``: hash of the configuration it was started with."""
+    if there is None:
+        return "create"
+    if there.spec != request.container.fingerprint():
+        return "replace"
+    if request.config_hash != running_config or there.state == "restarting":
+        return "restart"  # an agent reads its configuration only when it starts
+    return "keep" if there.state == "running" else "start"

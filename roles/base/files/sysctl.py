@@ -1,6 +1,6 @@
 """Compares kernel settings with the running kernel's; prints a JSON object of name -> state.
 
-Arguments: JSON object of name -> value; "container" or "machine", which of the two this host is. States:
+Arguments: JSON object of name -> value; the container this host is ("lxc"), or "none". States:
 
 right     the kernel has this value
 wrong     it has another one, and lets it be written
@@ -28,7 +28,7 @@ def state(name, value, container):
 
 
 def main(settings, kind):
-    print(json.dumps({name: state(name, value, kind == "container") for name, value in settings.items()}))
+    print(json.dumps({name: state(name, value, kind != "none") for name, value in settings.items()}))
 
 
 if __name__ == "__main__":

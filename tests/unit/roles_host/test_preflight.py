@@ -125,7 +125,7 @@ def test_kernel_settings_are_compared_with_the_running_kernel() -> None:
             "net.ipv4.no_such_setting": 1,
             "kernel.osrelease": "another",
         },
-        "machine",
+        "none",
     ) == {
         "net.ipv4.conf.lo.rp_filter": "wrong",
         "net.ipv4.ip_local_port_range": "right",
@@ -135,7 +135,7 @@ def test_kernel_settings_are_compared_with_the_running_kernel() -> None:
 
 
 def test_a_container_leaves_the_machines_settings_alone() -> None:
-    assert states({"kernel.kptr_restrict": 1, "net.ipv4.conf.lo.rp_filter": 7}, "container") == {
+    assert states({"kernel.kptr_restrict": 1, "net.ipv4.conf.lo.rp_filter": 7}, "lxc") == {
         "kernel.kptr_restrict": "machine",
         "net.ipv4.conf.lo.rp_filter": "wrong",
     }

@@ -1,7 +1,9 @@
 """Wrong settings of platform and llm_gateway end the run before anything changes, with a line that helps."""
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +111,19 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "an old Debian": ({"facts": DEBIAN | {"distribution_major_version": "11"}}, ["Debian 12 and 13"]),
     "another machine": ({"facts": DEBIAN | {"architecture": "riscv64"}}, ["riscv64", "x86_64"]),
+    "another pool without bots": ({"bots": 0, "platform_bot_pool": "10.199.0.0/16"}, []),
+    "another port with bots": ({"bots": 1, "platform_llm_gateway_port": 8789}, []),
+    "another pool with bots": (
+        {"bots": 1, "platform_bot_pool": "10.199.0.0/16"},
+        ["they would move: platform_bot_pool was 10.200.0.0/16 and is now 10.199.0.0/16."],
+    ),
+    "other sizes and uids with bots": (
+        {"bots": 2, "platform_bot_subnet_prefix": 27, "platform_bot_uid_base": 300000},
+        [
+            "platform_bot_subnet_prefix was 28 and is now 27.",
+            "platform_bot_uid_base was 200000 and is now 300000.",
+        ],
+    ),
     "two at once": (
         {"platform_disk_floor": "x", "platform_reserved_names": ["A b"]},
         ["platform_disk_floor", "platform_reserved_names"],
@@ -130,7 +145,11 @@ PLAYBOOK = [
                         "ansible.builtin.include_role": {
                             "name": f"clawdeploy.fleet.{role}",
                             "tasks_from": "validate.yml",
-                        }
+                        },
+                        "vars": {
+                            "__platform_host_file": "{{ results }}/host.json",
+                            "__platform_registry": "{{ results }}/registry-{{ bots | default('none') }}.db",
+                        },
                     }
                     for role in ("platform", "llm_gateway")
                 ],
@@ -149,10 +168,21 @@ PLAYBOOK = [
 ]
 
 
+def prepared(directory: Path) -> None:
+    """Leave what an earlier run would have, with registries that have no bot, one and two."""
+    placement = {"bot_pool": "10.200.0.0/16", "bot_subnet_prefix": 28, "bot_uid_base": 200000}
+    (directory / "host.json").write_text(json.dumps(placement))
+    for bots in range(3):
+        with contextlib.closing(sqlite3.connect(directory / f"registry-{bots}.db")) as db, db:
+            db.execute("CREATE TABLE bot (slot INTEGER)")
+            db.executemany("INSERT INTO bot VALUES (?)", [(slot,) for slot in range(bots)])
+
+
 @pytest.fixture(scope="module")
 def messages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What each case was told (nothing if it passed), all from one run with one pretended host for each."""
     directory = tmp_path_factory.mktemp("settings")
+    prepared(directory)
     (directory / "playbook.yml").write_text(json.dumps(PLAYBOOK))
     hosts = {}
     for number, (changes, _) in enumerate(CASES.values()):

@@ -3,12 +3,15 @@
 DOCUMENTATION = """
 module: bot_live
 author: clawDeploy contributors (@clawdeploy)
-short_description: Route to bots and wait until they answer through TLS
+short_description: Run bots' containers and wait until they answer through TLS
 version_added: 0.1.0
 description:
-  - Brings the edge and the LLM gateway in line with the registry, waits for all bots at the same time until
-    each one's container is well and its public URL answers, and records what the healthy ones run, which ends
-    their lease.
+  - Takes all bots of a run at once and looks at all their containers at once. Only where the specification's
+    hash, kept with the container, or the configuration differs is anything done, several at a time, through
+    Docker's own SDK.
+  - Then brings the edge and the LLM gateway in line with the registry, waits for all bots at the same time
+    until each one's container is well and its public URL answers, and records what the healthy ones run, which
+    ends their lease.
   - A bot that does not answer in time is reported, not a failure. The caller decides what becomes of it.
 extends_documentation_fragment:
   - clawdeploy.fleet.attributes
@@ -28,12 +31,20 @@ options:
         type: str
         required: true
       config_hash:
-        description: Hash of its configuration files.
+        description: Hash of its configuration files. A container started with another one is restarted.
         type: str
         required: true
       image_digest:
-        description: What was really started.
+        description: What pins its image.
         type: str
+        required: true
+      container:
+        description:
+          - What the container should be. All of C(image), C(hostname), C(command), C(env), C(user),
+            C(network), C(mounts), C(tmpfs), C(healthcheck) (times in seconds), C(stop_timeout), C(cpus),
+            C(memory) (bytes, swap included), C(pids_limit), C(ulimits), C(cgroup_parent), C(cap_drop),
+            C(security_opts), C(read_only), C(init) and C(restart_policy); nothing is left to a default.
+        type: dict
         required: true
   timeout:
     description: Seconds to wait.
@@ -49,6 +60,7 @@ EXAMPLES = """
       - id: abcdefghij01
         config_hash: "{{ homes.bots[0].config_hash }}"
         image_digest: "{{ image }}"
+        container: "{{ specification }}"
 """
 
 RETURN = """
@@ -57,6 +69,10 @@ bots:
     - For each bot its id, whether it is healthy, the seconds it took, or the reason and its last log lines.
   type: list
   elements: dict
+  returned: success
+actions:
+  description: Id of each bot and what became of its container, one of create, replace, restart, start, keep.
+  type: dict
   returned: success
 maps:
   description: Names of the edge's maps that were changed.
@@ -72,6 +88,7 @@ BOT = {
     "id": {"type": "str", "required": True},
     "config_hash": {"type": "str", "required": True},
     "image_digest": {"type": "str", "required": True},
+    "container": {"type": "dict", "required": True},
 }
 
 

@@ -20,10 +20,10 @@ import click
 import msgspec
 
 from clawdeploy import allocation, claims, verbs, version
-from clawdeploy.containers import RunsRequest
+from clawdeploy.containers import LiveRequest
 from clawdeploy.errors import ClawError
 from clawdeploy.host import Paths, free_bytes, load_host, locked
-from clawdeploy.models import DeclareRequest, LiveRequest, ReleaseRequest, decode
+from clawdeploy.models import DeclareRequest, ReleaseRequest, decode
 from clawdeploy.registry import Registry, describe, iso
 from clawdeploy.storage import Homes, HomesRequest, systemctl
 from clawdeploy.store import RegistryStore, migrate
@@ -283,26 +283,11 @@ def home_apply(machine: Machine, as_json: bool, check: bool) -> None:
 
 
 @main.command()
-@_check
-@_verb
-def run(machine: Machine, as_json: bool, check: bool) -> None:
-    """Let containers of bots be what a JSON object on standard input says.
-
-    \b
-    Example: clawctl run --json --check < containers.json
-    """
-    # The bots' leases keep other deploys away, so the host's lock is free while Docker works.
-    with machine.registry() as registry:
-        result = verbs.run_containers(registry, machine.engine, _stdin(RunsRequest), check)
-    _print(result, as_json, _summary(result))
-
-
-@main.command()
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait, for all bots together.")
 @_check
 @_verb
 def live(machine: Machine, as_json: bool, timeout: float, check: bool) -> None:
-    """Route to bots, wait until they answer over HTTPS, and record those that do (JSON on standard input).
+    """Run bots' containers, route to them and wait until they answer over HTTPS (JSON on standard input).
 
     \b
     Example: clawctl live --json --timeout 60 < deployed.json

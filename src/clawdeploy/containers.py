@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from clawdeploy.models import BotId
+from clawdeploy.models import BotId, RunId
 
 if TYPE_CHECKING:
     from clawdeploy.engine import ContainerState
@@ -73,26 +73,28 @@ class ContainerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
 
 
-class RunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One bot's container; config_hash is that of its configuration files as they are now."""
+class LiveBot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One bot to bring to its customers; config_hash is that of its configuration files as they are now."""
 
     id: BotId
     config_hash: str
+    image_digest: str
     container: ContainerSpec
 
 
-class RunsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Input of ``clawctl run``."""
+class LiveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Input of ``clawctl live``."""
 
-    bots: tuple[RunRequest, ...]
+    run_id: RunId
+    bots: tuple[LiveBot, ...]
 
 
-def next_action(there: "ContainerState | None", request: RunRequest, running_config: str | None) -> Action:
+def next_action(there: "ContainerState | None", wanted: LiveBot, running_config: str | None) -> Action:
     """What makes the container right; ``running_config``: hash of the configuration it was started with."""
     if there is None:
         return "create"
-    if there.spec != request.container.fingerprint():
+    if there.spec != wanted.container.fingerprint():
         return "replace"
-    if request.config_hash != running_config or there.state == "restarting":
+    if wanted.config_hash != running_config or there.state == "restarting":
         return "restart"  # an agent reads its configuration only when it starts
     return "keep" if there.state == "running" else "start"

@@ -132,19 +132,12 @@ class DeclareRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bots: tuple[BotRequest, ...]
 
 
-class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one finished bot runs."""
+class Running(msgspec.Struct, frozen=True):
+    """What a healthy bot runs: hash of its configuration files and the reference that pins its image."""
 
     id: BotId
     config_hash: str
-    image_digest: str | None
-
-
-class LiveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Input of ``clawctl live``."""
-
-    run_id: RunId
-    bots: tuple[Activation, ...]
+    image_digest: str
 
 
 class ReleaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ import msgspec
 from clawdeploy import allocation, claims
 from clawdeploy.errors import ClawError
 from clawdeploy.host import Host, Paths, free_bytes
-from clawdeploy.models import Bot, BotRequest, BotSecrets, DeclareRequest, LiveRequest, is_dns_label
+from clawdeploy.models import Bot, BotRequest, BotSecrets, DeclareRequest, Running, is_dns_label
 from clawdeploy.secret_files import load_secrets, remove_secrets, save_secrets
 from clawdeploy.store import RegistryStore
 from clawdeploy.tokens import new_bot_id, new_gateway_token, new_internal_token, new_llm_key, sha256_hex
@@ -471,17 +471,17 @@ class Registry:
         elif decision.claim is None:
             claims.remove_claim(self.paths, bot.id)
 
-    def activate(self, request: LiveRequest) -> dict[str, Any]:
+    def activate(self, run_id: str, running: Sequence[Running]) -> dict[str, Any]:
         """Record that these bots run with this configuration and image, and end their lease.
 
         ClawError("lease_lost") if one of them was taken over by another run, "unknown_bot" if it is gone.
         """
         rows = {bot.id: bot for bot in self.bots()}
         problems: list[Problem] = []
-        for done in request.bots:
+        for done in running:
             if done.id not in rows:
                 problems.append(("unknown_bot", f"this host has no bot {done.id!r} any more."))
-            elif rows[done.id].lease_run != request.run_id:
+            elif rows[done.id].lease_run != run_id:
                 problems.append(
                     (
                         "lease_lost",
@@ -492,13 +492,13 @@ class Registry:
             raise ClawError.several(problems)
         changed = []
         with self.store.transaction():
-            for done in request.bots:
+            for done in running:
                 bot = rows[done.id]
                 after = msgspec.structs.replace(
                     bot,
                     state="active",
                     config_hash=done.config_hash,
-                    image_digest=done.image_digest or bot.image_digest,
+                    image_digest=done.image_digest,
                     lease_run=None,
                     lease_at=0,
                 )

@@ -1,7 +1,7 @@
 """What ``clawctl`` does that takes more than one part of the package. Callers hold the host's lock."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,9 @@ import msgspec
 
 from clawdeploy import claims, edge
 from clawdeploy.allocation import place
-from clawdeploy.containers import Action, RunRequest, RunsRequest, next_action
+from clawdeploy.containers import Action, LiveBot, LiveRequest, next_action
 from clawdeploy.errors import ClawError
-from clawdeploy.models import Bot, LiveRequest
+from clawdeploy.models import Bot, Running
 from clawdeploy.registry import Registry
 from clawdeploy.storage import HomeRequest, Homes, HomesRequest, with_claim_state
 
@@ -83,40 +83,83 @@ def _prepare_claim(registry: Registry, home: HomeRequest, check: bool) -> list[s
     return ["claim"]
 
 
-def run_containers(
-    registry: Registry, engine: Callable[[], "Engine"], request: RunsRequest, check: bool
+def go_live(
+    changing: Callable[[], AbstractContextManager[Registry]],
+    engine: Callable[[], "Engine"],
+    systemctl: Callable[..., None],
+    request: LiveRequest,
+    timeout: float,
+    now: int,
+    check: bool,
 ) -> dict[str, Any]:
-    """Let each bot's container be what its specification says; one look at all, work only where it differs.
+    """Let these bots' containers be what their specifications say, route to them, wait until customers reach
+    them, and record which ones they do.
 
-    A suspended bot's container is left alone. ClawError with everything that Docker refused.
+    The bots' leases keep other deploys away, so the host's lock is free while Docker works and bots start.
+    Bots that do not answer keep their lease and state: the caller decides what becomes of them. ClawError
+    with everything that Docker refused, before anything is routed.
     """
-    rows = {bot.id: bot for bot in registry.bots()}
+    from clawdeploy.health import wait_until_healthy
+
+    with changing() as registry:
+        host, rows = registry.host, {bot.id: bot for bot in registry.bots()}
+    actions = _actions(engine, rows, request)
+    if not check:
+        _act_on_all(engine, actions)
+    with changing() as registry:
+        synced = sync(registry, systemctl, now, check)
+    touched = [(bot.id, action) for bot, action in actions if action != "keep"]
+    result = {
+        "changed": bool(touched) or synced["changed"],
+        "diff": {
+            "before": "".join(f"container of {bot_id}: absent or different\n" for bot_id, _ in touched)
+            + synced["diff"]["before"],
+            "after": "".join(f"container of {bot_id}: {action}\n" for bot_id, action in touched)
+            + synced["diff"]["after"],
+        },
+        "actions": {bot.id: action for bot, action in actions},
+        "maps": synced["maps"],
+        "bots": [],
+    }
+    if check:
+        return result
+    # A suspended bot answers nobody, on purpose.
+    waiting = [rows[bot.id] for bot in request.bots if bot.id in rows and not rows[bot.id].suspended]
+    with engine() as watching:
+        found: list[Health] = asyncio.run(wait_until_healthy(waiting, host, watching, timeout))
+    sick = {health.id for health in found if not health.healthy}
+    well = [Running(bot.id, bot.config_hash, bot.image_digest) for bot in request.bots if bot.id not in sick]
+    with changing() as registry:
+        activated = registry.activate(request.run_id, well)
+    return result | {
+        "changed": result["changed"] or activated["changed"],
+        "bots": [msgspec.to_builtins(health) for health in found],
+    }
+
+
+def _actions(
+    engine: Callable[[], "Engine"], rows: Mapping[str, Bot], request: LiveRequest
+) -> list[tuple[LiveBot, Action]]:
+    """One look at all containers. A suspended bot's is left alone."""
     with engine() as looking:
         there = looking.states()
-    actions: list[tuple[RunRequest, Action]] = []
+    actions: list[tuple[LiveBot, Action]] = []
     for wanted in request.bots:
         row = rows.get(wanted.id)
         action = next_action(there.get(wanted.id), wanted, row.config_hash if row else None)
         actions.append((wanted, "keep" if row and row.suspended else action))
-    if not check:
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            problems = [
-                problem for found in pool.map(lambda todo: _act(engine, *todo), actions) for problem in found
-            ]
-        if problems:
-            raise ClawError.several(problems)
-    touched = [(wanted.id, action) for wanted, action in actions if action != "keep"]
-    return {
-        "changed": bool(touched),
-        "diff": {
-            "before": "".join(f"container of {bot_id}: absent or different\n" for bot_id, _ in touched),
-            "after": "".join(f"container of {bot_id}: {action}\n" for bot_id, action in touched),
-        },
-        "bots": [{"id": wanted.id, "action": action} for wanted, action in actions],
-    }
+    return actions
 
 
-def _act(engine: Callable[[], "Engine"], wanted: RunRequest, action: Action) -> Sequence[tuple[str, str]]:
+def _act_on_all(engine: Callable[[], "Engine"], actions: Sequence[tuple[LiveBot, Action]]) -> None:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        refused = pool.map(lambda todo: _act(engine, *todo), actions)
+        problems = [problem for found in refused for problem in found]
+    if problems:
+        raise ClawError.several(problems)
+
+
+def _act(engine: Callable[[], "Engine"], wanted: LiveBot, action: Action) -> Sequence[tuple[str, str]]:
     if action == "keep":
         return ()
     try:
@@ -131,42 +174,6 @@ def _act(engine: Callable[[], "Engine"], wanted: RunRequest, action: Action) -> 
     except ClawError as error:
         return error.problems
     return ()
-
-
-def go_live(
-    changing: Callable[[], AbstractContextManager[Registry]],
-    engine: Callable[[], "Engine"],
-    systemctl: Callable[..., None],
-    request: LiveRequest,
-    timeout: float,
-    now: int,
-    check: bool,
-) -> dict[str, Any]:
-    """Route to these bots, wait until customers reach them, and record which ones they do.
-
-    The host's lock is not held while waiting. Bots that do not answer keep their lease and state: the caller
-    decides what becomes of them.
-    """
-    from clawdeploy.health import wait_until_healthy
-
-    with changing() as registry:
-        synced = sync(registry, systemctl, now, check)
-        host, rows = registry.host, {bot.id: bot for bot in registry.bots()}
-    if check:
-        return {**synced, "bots": []}
-    # A suspended bot answers nobody, on purpose.
-    waiting = [rows[done.id] for done in request.bots if done.id in rows and not rows[done.id].suspended]
-    with engine() as watching:
-        results: list[Health] = asyncio.run(wait_until_healthy(waiting, host, watching, timeout))
-    sick = {result.id for result in results if not result.healthy}
-    well = tuple(done for done in request.bots if done.id not in sick)
-    with changing() as registry:
-        activated = registry.activate(msgspec.structs.replace(request, bots=well))
-    return {
-        **synced,
-        "changed": synced["changed"] or activated["changed"],
-        "bots": [msgspec.to_builtins(result) for result in results],
-    }
 
 
 def sync(registry: Registry, systemctl: Callable[..., None], now: int, check: bool) -> dict[str, Any]:

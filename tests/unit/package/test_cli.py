@@ -14,7 +14,7 @@ from clawdeploy.cli import Machine, main
 from clawdeploy.containers import ContainerSpec
 from clawdeploy.engine import ContainerState
 from clawdeploy.host import Paths
-from clawdeploy.models import LiveRequest
+from clawdeploy.models import Running
 from clawdeploy.storage import Homes
 
 from .conftest import HOST, RUN, Systemd, container_spec, wanted
@@ -46,6 +46,9 @@ class Engine:
 
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
         self.made[bot_id] = spec
+
+    def log_tail(self, bot_id: str) -> list[str]:
+        return []
 
 
 @pytest.fixture
@@ -94,10 +97,8 @@ def test_a_bots_whole_life(machine: Machine, engine: Engine, homes: Homes) -> No
     assert not ask(machine, "home", "apply", request={"bots": [home_of(bot)]})["changed"]
     assert "hosts.map" in ask(machine, "sync")["maps"]
     assert ("start", "--no-block", verbs.CLAIMS_UNIT) in machine.systemctl.calls  # type: ignore[attr-defined]
-    done = {"id": bot["id"], "config_hash": made["bots"][0]["config_hash"], "image_digest": "sha256:1"}
-    assert ask(machine, "live", "--check", request={"run_id": RUN, "bots": [done]})["bots"] == []
     with machine.changing() as registry:
-        registry.activate(msgspec.convert({"run_id": RUN, "bots": [done]}, LiveRequest))
+        registry.activate(RUN, [Running(bot["id"], made["bots"][0]["config_hash"], "sha256:1")])
     assert ask(machine, "show", "support")["state"] == "active"
     gone = ask(machine, "destroy", "support", "--yes")
     assert gone["changed"]
@@ -264,21 +265,36 @@ def test_a_second_claims_run_ends_when_nobody_waits(machine: Machine) -> None:
     assert ask(machine, "claims", "serve") == {"changed": False}
 
 
-def test_containers_are_made_once(machine: Machine, engine: Engine) -> None:
+def live_request(bot_id: str, **changes: Any) -> dict[str, Any]:
+    running = {"id": bot_id, "config_hash": "c" * 64, "image_digest": "sha256:1"}
+    return {"run_id": RUN, "bots": [{**running, "container": container_spec(**changes)}]}
+
+
+def test_a_bot_nobody_reaches_has_its_container_but_keeps_its_lease(machine: Machine, engine: Engine) -> None:
     bot = declared(machine, wanted(1))[0]
-    request = {"bots": [{"id": bot["id"], "config_hash": "c" * 64, "container": container_spec()}]}
-    assert ask(machine, "run", "--check", request=request)["bots"][0]["action"] == "create"
+    request = live_request(bot["id"])
+    assert ask(machine, "live", "--check", request=request)["actions"] == {bot["id"]: "create"}
     assert engine.made == {}
-    assert ask(machine, "run", request=request)["changed"]
+    answer = ask(machine, "live", "--timeout", "0.5", request=request)
+    assert answer["changed"]
+    assert list(engine.made) == [bot["id"]]
+    assert not answer["bots"][0]["healthy"]
+    assert ask(machine, "show", bot["id"])["state"] == "deploying"
+
+
+def test_a_container_that_is_right_is_kept(machine: Machine, engine: Engine) -> None:
+    bot = declared(machine, wanted(1))[0]
+    request = live_request(bot["id"])
+    ask(machine, "live", "--timeout", "0.5", request=request)
     with machine.changing() as registry:
-        done = {"id": bot["id"], "config_hash": "c" * 64, "image_digest": "sha256:1"}
-        registry.activate(msgspec.convert({"run_id": RUN, "bots": [done]}, LiveRequest))
-    assert not ask(machine, "run", request=request)["changed"]
+        registry.activate(RUN, [Running(bot["id"], "c" * 64, "sha256:1")])
+    assert ask(machine, "live", "--check", request=request)["actions"] == {bot["id"]: "keep"}
+    changed = live_request(bot["id"], memory=16 << 20)
+    assert ask(machine, "live", "--check", request=changed)["actions"] == {bot["id"]: "replace"}
 
 
 def test_a_misspelt_limit_is_no_container(machine: Machine, engine: Engine) -> None:
     bot = declared(machine, wanted(1))[0]
-    spec = container_spec() | {"memry": 1}
-    request = {"bots": [{"id": bot["id"], "config_hash": "c", "container": spec}]}
-    assert "memry" in ask(machine, "run", request=request, code=1)["error"]["message"]
+    request = live_request(bot["id"], memry=1)
+    assert "memry" in ask(machine, "live", request=request, code=1)["error"]["message"]
     assert engine.made == {}

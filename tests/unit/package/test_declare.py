@@ -11,7 +11,7 @@ from clawdeploy import claims
 from clawdeploy.cli import Machine
 from clawdeploy.errors import ClawError
 from clawdeploy.host import Paths
-from clawdeploy.models import DeclareRequest, LiveRequest, decode
+from clawdeploy.models import DeclareRequest, Running, decode
 from clawdeploy.registry import Registry, review
 from clawdeploy.secret_files import load_secrets, remove_secrets, save_secrets
 from clawdeploy.tokens import sha256_hex
@@ -33,7 +33,7 @@ def declare(
 
 def finish(registry: Registry, answer: dict[str, Any], run: str = RUN) -> dict[str, Any]:
     done = [{"id": bot["id"], "config_hash": "c" * 64, "image_digest": "sha256:1"} for bot in answer["bots"]]
-    return registry.activate(msgspec.convert({"run_id": run, "bots": done}, LiveRequest))
+    return registry.activate(run, msgspec.convert(done, list[Running]))
 
 
 def codes(error: pytest.ExceptionInfo[ClawError]) -> list[str]:

@@ -10,7 +10,7 @@ import docker
 import msgspec
 import pytest
 
-from clawdeploy.containers import ContainerSpec, RunRequest, next_action
+from clawdeploy.containers import ContainerSpec, LiveBot, next_action
 from clawdeploy.engine import LABEL_BOT, ContainerState, Engine, container_name, network_name
 from clawdeploy.errors import ClawError
 from clawdeploy.tokens import new_bot_id
@@ -124,7 +124,7 @@ def test_a_container_is_made_as_specified_and_replaced_when_that_changes(
 ) -> None:
     image = f"clawdeploy-test:{bot_id}"
     spec = msgspec.convert(container_spec(image=image), ContainerSpec)
-    request = RunRequest(id=bot_id, config_hash="c", container=spec)
+    request = LiveBot(id=bot_id, config_hash="c", image_digest=image, container=spec)
     engine.make(bot_id, spec)
     assert next_action(engine.states()[bot_id], request, "c") == "keep"
     assert next_action(engine.states()[bot_id], request, "b") == "restart"

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from ansible_collections.clawdeploy.fleet.plugins.modules import (
-    bot_containers,
     bot_home,
     bot_live,
     bot_registry,
@@ -187,19 +186,8 @@ def test_unhealthy_bot_is_reported_not_a_failure(
 ) -> None:
     sick = {"id": "a", "healthy": False, "reason": "exited", "log_tail": ["boom"]}
     answers["live"] = {"changed": True, "diff": {}, "maps": [], "bots": [sick]}
-    deployed = [{"id": "a", "config_hash": "h", "image_digest": "sha256:1"}]
+    deployed = [{"id": "a", "config_hash": "h", "image_digest": "sha256:1", "container": {"image": "x:1"}}]
     result = run_module(bot_live, run_id="0011aabb", bots=deployed, timeout=5)
     assert result.get("failed", False) is False
     assert result["bots"][0]["log_tail"] == ["boom"]
     assert calls() == [[["live", "--timeout", "5", "--json"], {"run_id": "0011aabb", "bots": deployed}]]
-
-
-def test_containers_are_asked_for_as_the_role_says(
-    run_module: RunModule, answers: dict[str, Any], calls: Calls
-) -> None:
-    answers["run"] = {"changed": True, "diff": {}, "bots": [{"id": "a", "action": "create"}]}
-    bot = {"id": "a", "config_hash": "h", "container": {"image": "x:1"}}
-    assert run_module(bot_containers, bots=[bot])["bots"] == [{"id": "a", "action": "create"}]
-    run_module(bot_containers, bots=[bot], check_mode=True)
-    assert calls()[0] == [["run", "--json"], {"bots": [bot]}]
-    assert calls()[1][0] == ["run", "--check", "--json"]

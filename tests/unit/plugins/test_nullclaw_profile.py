@@ -66,7 +66,7 @@ def config(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
 
 def spec(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
     value: dict[str, Any] = evaluate(
-        "__bot_container",
+        "__bot_to_run",
         bot={**BOT, **changes},
         __bot_look={"host": HOST},
         __bot_homes={"bots": [{"id": BOT["id"], "config_hash": "c" * 64}]},
@@ -239,7 +239,7 @@ def test_busy_agent_is_not_taken_for_a_sick_one(evaluate: Evaluate) -> None:
     assert check["retries"] >= 3
     assert check["timeout"] >= 30
     assert check["interval"] == 30
-    assert check["start_interval"] == 1
+    assert check["start_interval"] <= 1
     assert "/ready" in check["test"][1]  # /health always says 200
 
 

@@ -10,8 +10,8 @@ description:
     hash, kept with the container, or the configuration differs is anything done, several at a time, through
     Docker's own SDK.
   - Then brings the edge and the LLM gateway in line with the registry, waits for all bots at the same time
-    until each one's container is well and its public URL answers, and records what the healthy ones run, which
-    ends their lease.
+    until each one's container is well and its public URL answers, and records what the healthy ones run.
+    That ends their lease.
   - A bot that does not answer in time is reported, not a failure. The caller decides what becomes of it.
 extends_documentation_fragment:
   - clawdeploy.fleet.attributes

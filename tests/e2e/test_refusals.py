@@ -67,36 +67,22 @@ def test_a_token_that_already_runs_another_bot_is_refused(vps: lab.Vps, deploy: 
     assert footprint(vps) == before
 
 
-def test_a_host_out_of_reserved_memory_takes_no_more_bots(
-    vps: lab.Vps, deploy: Deploy, bot: Bot, host_setting: Any
+@pytest.mark.parametrize(
+    ("fact", "value", "word"),
+    [
+        pytest.param("memory_budget", 1, "memory", id="reserved memory"),
+        pytest.param("disk_floor", 2**60, "disk", id="disk space"),
+        pytest.param("acme_weekly_limit", 0, "dns01", id="new certificates this week"),
+    ],
+)
+def test_a_full_host_takes_no_more_bots_and_says_what_it_is_out_of(
+    vps: lab.Vps, deploy: Deploy, bot: Bot, host_setting: Any, fact: str, value: int, word: str
 ) -> None:
-    host_setting("memory_budget", 1)
+    host_setting(fact, value)
     before = footprint(vps)
     run = deploy(token=FREE)
     assert run.returncode != 0
-    assert "memory" in words(run.output)
-    assert footprint(vps) == before
-
-
-def test_a_host_out_of_disk_space_takes_no_more_bots(
-    vps: lab.Vps, deploy: Deploy, bot: Bot, host_setting: Any
-) -> None:
-    host_setting("disk_floor", 2**60)
-    before = footprint(vps)
-    run = deploy(token=FREE)
-    assert run.returncode != 0
-    assert "disk" in words(run.output)
-    assert footprint(vps) == before
-
-
-def test_the_weekly_limit_of_certificates_points_to_dns01(
-    vps: lab.Vps, deploy: Deploy, bot: Bot, host_setting: Any
-) -> None:
-    host_setting("acme_weekly_limit", 0)
-    before = footprint(vps)
-    run = deploy(token=FREE)
-    assert run.returncode != 0
-    assert "dns01" in words(run.output)
+    assert word in words(run.output)
     assert footprint(vps) == before
 
 

@@ -15,6 +15,7 @@ from tests.e2e.conftest import result_of, telegram_token
 from tests.playbooks import ENV_FILE, ROOT, Run, run_playbook, write_env
 from tests.standin.build import Image
 
+UBUNTU = "ID=ubuntu NAME=Ubuntu VERSION_ID=24.04 PRETTY_NAME=Ubuntu"
 TOKEN = telegram_token(7_600_000_001)
 
 
@@ -67,12 +68,12 @@ def test_another_system_is_refused(bookworm: lab.Vps) -> None:
     before = packages(bookworm)
     release = bookworm.exec("cat", "/usr/lib/os-release")
     try:
-        bookworm.exec("sed", "-i", 's/^VERSION_ID=.*/VERSION_ID="11"/', "/usr/lib/os-release")
+        bookworm.exec("sh", "-c", f"printf '%s\\n' {UBUNTU} >/usr/lib/os-release")
         run = prepare()
     finally:
         bookworm.exec("sh", "-c", f"cat >/usr/lib/os-release <<'END'\n{release}\nEND")
     assert run.returncode != 0
-    assert "Debian" in run.output
+    assert "Ubuntu" in run.output
     assert packages(bookworm) == before
 
 

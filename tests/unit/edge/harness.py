@@ -22,6 +22,8 @@ from aiohttp import WSMsgType, web
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
+from tests.ports import free_port
+
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "edge"
 BASE = "bots.example.test"
 PLANS = {
@@ -75,13 +77,6 @@ def connects(address: str | tuple[str, int]) -> bool:
         except OSError:
             return False
     return True
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Loop:

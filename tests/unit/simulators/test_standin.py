@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import ClientError, ClientTimeout, WSMsgType, WSServerHandshakeError
 
+from tests.ports import free_port
 from tests.standin.build import build_binary
 
-from .conftest import BOT, GATEWAY_TOKEN, OWNER, Agent, Client, Config, Start, free_port
+from .conftest import BOT, GATEWAY_TOKEN, OWNER, Agent, Client, Config, Start
 
 MEMORY_LIMIT = 10_000_000  # bytes: what density is judged by
 NO_MODEL = (

@@ -8,7 +8,6 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Caches live in the checkout and disappear with it.
 export RUFF_CACHE_DIR := $(CURDIR)/build/cache/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/build/cache/mypy
-export PYTEST_ADDOPTS ?= -o cache_dir=$(CURDIR)/build/cache/pytest
 
 COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --custom-compile-command 'make lock'
@@ -43,7 +42,7 @@ format: setup ## Put Python files into the project's format
 
 unit: setup ## Run the unit tests and the checks of the repository itself
 	@$(PY) -c "from tests import lab; lab.ensure_docker()"
-	pytest tests/unit tests/house
+	pytest -o cache_dir=build/cache/pytest tests/unit tests/house
 
 molecule: setup ## Run the whole path on a VPS in a container
 	molecule test -s default

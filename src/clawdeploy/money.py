@@ -1,4 +1,4 @@
-"""Money: integer nano-dollars (1 USD = 1,000,000,000), because one token can cost less than a micro-dollar."""
+"""Money: integer nano-dollars (1 USD = 1,000,000,000), for a token can cost less than a micro-dollar."""
 
 import re
 from decimal import ROUND_CEILING, Decimal

@@ -1,16 +1,15 @@
 """The registry in one SQLite file, root 0600."""
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 
 import msgspec
 
 from clawdeploy.errors import ClawError
 from clawdeploy.models import Bot, Edge
+from clawdeploy.store.migrating import apply
 
 _COLUMNS = Bot.__struct_fields__
 
@@ -73,22 +72,4 @@ def _bot(row: sqlite3.Row) -> Bot:
 
 def migrate(path: Path, check: bool = False) -> list[str]:
     """Bring the schema up to date, creating the file; returns what was (in check mode: would be) applied."""
-    from yoyo import get_backend, read_migrations  # slow to import, and only this verb needs it
-
-    directory = resources.files("clawdeploy.store") / "migrations"
-    migrations = read_migrations(str(directory))
-    if check and not path.exists():
-        return [migration.id for migration in migrations]
-    previous = os.umask(0o077)
-    try:
-        backend = get_backend(f"sqlite:///{path}")
-        try:
-            with backend.lock():
-                pending = backend.to_apply(migrations)
-                if not check:
-                    backend.apply_migrations(pending)
-        finally:
-            backend.connection.close()
-    finally:
-        os.umask(previous)
-    return [migration.id for migration in pending]
+    return apply(path, "migrations", check)

@@ -34,7 +34,7 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """A call that asks to be let through: its answer has at most ``tokens``; fewer than ``least`` are no use."""
+    """A call that asks to be let through: with ``tokens`` for its answer, not fewer than ``least``."""
 
     bot: str
     model: str

@@ -88,7 +88,7 @@ class LedgerStore:
             self._enter(bot, "opening", opening, f"opening:{bot}", now)
 
     def set_limit(self, bot: str, limit: SpendLimit, now: float) -> None:
-        """Change who pays. What the operator paid in the present period stays counted if the period is the same."""
+        """Change who pays. What the operator paid counts on if the period is the same."""
         start = period_start(limit.kind, now)
         self._db.execute(
             "UPDATE account SET limit_kind = ?, limit_nano = ?, told = 'nothing', period_start = ?, "
@@ -97,12 +97,13 @@ class LedgerStore:
         )
 
     def top_up_known(self, bot: str, amount: int, ref: str) -> bool:
-        """Whether this top-up has been entered before; ClawError("ref_used") if ``ref`` stands for another one."""
+        """Whether this top-up was entered before; ClawError("ref_used") if ``ref`` stands for another one."""
         row = self._db.execute("SELECT bot, amount FROM entry WHERE key = ?", (_top_up_key(ref),)).fetchone()
         if row not in (None, (bot, amount)):
             raise ClawError(
                 "ref_used",
-                f"ref {ref!r} already stands for another top-up (another bot or amount): every payment needs its own.",
+                f"ref {ref!r} already stands for another top-up (another bot or amount): "
+                "every payment needs its own.",
             )
         return row is not None
 
@@ -146,7 +147,8 @@ class LedgerStore:
                 "UPDATE account SET period_held = period_held + ? WHERE bot = ?", (nano, wanted.bot)
             )
         cursor = self._db.execute(
-            "INSERT INTO call (bot, at, model, payer, state, held, charged) VALUES (?, ?, ?, ?, 'open', ?, 0)",
+            "INSERT INTO call (bot, at, model, payer, state, held, charged) "
+            "VALUES (?, ?, ?, ?, 'open', ?, 0)",
             (wanted.bot, now, wanted.model, "balance" if prepaid else "operator", nano),
         )
         assert cursor.lastrowid is not None  # noqa: S101 # an INSERT has one
@@ -171,7 +173,7 @@ class LedgerStore:
         self._db.execute("UPDATE call SET state = 'unknown' WHERE id = ? AND state = 'open'", (call,))
 
     def settle(self, call: int, outcome: Outcome, now: float) -> Settled | None:
-        """Replace the hold by the real cost, but never by more than the hold; None if that was done before."""
+        """Replace the hold by the real cost, never by more than the hold; None if that was done before."""
         row = self._db.execute(
             "SELECT bot, payer, held FROM call WHERE id = ? AND state <> 'settled'", (call,)
         ).fetchone()
@@ -215,9 +217,10 @@ class LedgerStore:
         return [Call(*row) for row in rows]
 
     def calls(self, bot: str, since: float, until: float, after: int, limit: int) -> list[Call]:
-        """The first ``limit`` calls of a bot that began in [since, until), oldest first, from number after + 1 on."""
+        """The first ``limit`` calls of a bot with a number above ``after`` that began in [since, until)."""
         rows = self._db.execute(
-            f"SELECT {_CALL} FROM call WHERE bot = ? AND id > ? AND at >= ? AND at < ? ORDER BY id LIMIT ?",  # noqa: S608
+            f"SELECT {_CALL} FROM call WHERE bot = ? AND id > ? AND at >= ? AND at < ? "  # noqa: S608
+            "ORDER BY id LIMIT ?",
             (bot, after, since, until, limit),
         )
         return [Call(*row) for row in rows]
@@ -262,12 +265,14 @@ _CHECKS = {
         JOIN (SELECT a.bot AS of_bot,
                      coalesce(sum(iif(c.payer = 'balance', c.held, 0)), 0) AS of_balance,
                      coalesce(sum(iif(c.payer = 'operator', c.held, 0)), 0) AS of_operator
-              FROM account a LEFT JOIN call c ON c.bot = a.bot AND c.state <> 'settled' GROUP BY a.bot) ON of_bot = bot
+              FROM account a LEFT JOIN call c ON c.bot = a.bot AND c.state <> 'settled' GROUP BY a.bot)
+        ON of_bot = bot
         WHERE held <> of_balance OR period_held <> of_operator""",
     "account {0}: it spent {1} in {2} calls, but its calls say {3} in {4}": """
         SELECT bot, spent, calls, total, number FROM account
         JOIN (SELECT a.bot AS of_bot, coalesce(sum(c.charged), 0) AS total, count(c.id) AS number
-              FROM account a LEFT JOIN call c ON c.bot = a.bot AND c.state = 'settled' GROUP BY a.bot) ON of_bot = bot
+              FROM account a LEFT JOIN call c ON c.bot = a.bot AND c.state = 'settled' GROUP BY a.bot)
+        ON of_bot = bot
         WHERE spent <> total OR calls <> number""",
     "call {0}: it charged {1}, but its entry says {2} nano-dollars": """
         SELECT c.id, c.charged, -e.amount FROM call c LEFT JOIN entry e ON e.key = printf('call:%012d', c.id)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def apply(path: Path, folder: str, check: bool = False) -> list[str]:
-    """Bring a schema up to date, creating the file (0600); returns what was (in check mode: would be) applied."""
+    """Bring a schema up to date, creating the file (0600); returns what was (check: would be) applied."""
     from yoyo import get_backend, read_migrations  # slow to import, and only few verbs need it
 
     migrations = read_migrations(str(resources.files("clawdeploy.store") / folder))

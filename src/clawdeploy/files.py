@@ -5,8 +5,8 @@ import secrets
 from pathlib import Path
 
 
-def write_atomic(path: Path, content: str, mode: int = 0o600, group: int = 0) -> None:
-    """Replace ``path`` (owner root, group ``group``) by temporary file, fsync and rename.
+def write_atomic(path: Path, content: str, mode: int = 0o600, group: int = 0, owner: int = 0) -> None:
+    """Replace ``path`` by temporary file, fsync and rename; group or owner -1 is the writer's own.
 
     OSError if the directory is missing or the disk full; then the old file is untouched.
     """
@@ -14,7 +14,7 @@ def write_atomic(path: Path, content: str, mode: int = 0o600, group: int = 0) ->
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-            os.fchown(handle.fileno(), 0, group)
+            os.fchown(handle.fileno(), owner, group)
             os.fchmod(handle.fileno(), mode)
             handle.write(content)
             handle.flush()

@@ -1,5 +1,7 @@
 """The body sent upstream: built anew from what an agent may say, so that nothing else can get through.
 
+From the same structs comes what the call can cost at most (``Chat.bound``).
+
 The structs below are the allow-list (fields and their dangers are from OpenRouter's ChatRequest schema). Left
 out on purpose: ``model`` (fixed), ``models``, ``route``, ``preset``, ``provider`` (other models and prices),
 ``plugins``, ``web_search_options``, tools of type ``openrouter:*``, ``stop_server_tools_when`` (paid extras,
@@ -13,7 +15,19 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from clawdeploy.ledger import Bound
+from clawdeploy.llm_gateway.prices import Price
 from clawdeploy.llm_gateway.refusal import RefusedError
+
+# What a prompt can have beyond its bytes. A token of a byte-level tokenizer covers one byte at least, so
+# bytes bound tokens; chat templates add marks around each message, a preamble, and another one with tools.
+_TOKENS_PER_MESSAGE = 16
+_TOKENS_OF_PREAMBLE = 64
+_TOKENS_OF_TOOLS = 1000
+# The most that we know for one picture: 2833 + 8 tiles of 5667 (OpenAI's table for gpt-4o-mini).
+_TOKENS_PER_IMAGE = 50_000
+
+_Tokens = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 
 
 class _Part(msgspec.Struct, omit_defaults=True):
@@ -93,8 +107,8 @@ class _Chat(_Part):
     messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
     model: str | None = None
     stream: bool | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: _Tokens | None = None
+    max_completion_tokens: _Tokens | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -118,21 +132,82 @@ class _Chat(_Part):
     verbosity: str | None = None
 
 
+class _Sent(_Chat):
+    """What goes upstream: the agent's part, and what only the gateway says."""
+
+    user: str | None = None
+    provider: dict[str, Any] | None = None
+    usage: dict[str, bool] | None = None
+    stream_options: dict[str, bool] | None = None
+
+
 _decoder = msgspec.json.Decoder(_Chat)
 _encoder = msgspec.json.Encoder()
 
 
-def upstream_body(raw: bytes, model: str) -> bytes:
-    """The JSON to send for an agent's ``raw`` JSON: its allowed fields and the fixed ``model``.
+class Chat:
+    """A chat completion request of an agent, reduced to what it may say."""
 
-    Raises RefusedError 400, naming the field, when the body is not a chat completion request.
-    """
-    try:
-        chat = _decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RefusedError(400, f"The request body is not a chat completion request: {error}.") from None
-    chat.model = model
-    chat.tools = [tool for tool in chat.tools or [] if tool.type == "function" and tool.function] or None
-    if chat.tools is None:
-        chat.tool_choice = None
-    return _encoder.encode(chat)
+    def __init__(self, raw: bytes) -> None:
+        """``raw``: the agent's JSON. Raises RefusedError 400, naming the field, if it is no such request."""
+        try:
+            chat = _decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise RefusedError(400, f"The request body is not a chat completion request: {error}.") from None
+        chat.tools = [tool for tool in chat.tools or [] if tool.type == "function" and tool.function] or None
+        if chat.tools is None:
+            chat.tool_choice = None
+        self._chat = chat
+        self._messages = msgspec.Raw(_encoder.encode(chat.messages))
+
+    @property
+    def stream(self) -> bool:
+        return self._chat.stream is True
+
+    def tokens(self, most: int) -> int:
+        """How long the answer may become: what was asked for, ``most`` at most."""
+        asked = (self._chat.max_tokens, self._chat.max_completion_tokens, most)
+        return min(tokens for tokens in asked if tokens is not None)
+
+    def bound(self, price: Price) -> Bound:
+        """What the call can cost at most, whatever tokenizer the model has."""
+        chat = self._chat
+        images = [
+            len(part.image_url.url)
+            for message in chat.messages
+            if isinstance(message.content, list)
+            for part in message.content
+            if isinstance(part, _Image)
+        ]
+        tokens = (
+            len(self._messages)
+            - sum(images)
+            + len(images) * _TOKENS_PER_IMAGE
+            + len(chat.messages) * _TOKENS_PER_MESSAGE
+            + _TOKENS_OF_PREAMBLE
+        )
+        if chat.tools:
+            tokens += len(_encoder.encode(chat.tools)) + _TOKENS_OF_TOOLS
+        if chat.response_format:
+            tokens += len(_encoder.encode(chat.response_format))
+        return Bound(price.prompt * tokens + price.image * len(images) + price.request, price.completion)
+
+    def upstream(self, model: str, bot: str, tokens: int, price: Price) -> bytes:
+        """The JSON to send: the agent's part, the fixed model, and the limits that make ``bound`` true.
+
+        Usage is asked for although OpenRouter always reports it: others that speak its API may not.
+        """
+        chat = msgspec.structs.asdict(self._chat)
+        if (reasoning := self._chat.reasoning) and reasoning.max_tokens:
+            reasoning.max_tokens = min(reasoning.max_tokens, tokens)
+        ours = {
+            "model": model,
+            "messages": self._messages,
+            "max_tokens": tokens,
+            "max_completion_tokens": None,
+            "user": bot,
+            "provider": {"max_price": price.max_price()},
+            "usage": {"include": True},
+            "stream_options": {"include_usage": True} if self.stream else None,
+        }
+        return _encoder.encode(_Sent(**chat | ours))

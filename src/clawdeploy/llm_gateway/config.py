@@ -14,7 +14,13 @@ class ConfigError(Exception):
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the process needs to know; sizes in bytes, times in seconds."""
+    """What the process needs to know; sizes in bytes, times in seconds, money in dollars.
+
+    ``lookup_delays``: when, after a call whose cost is unknown, OpenRouter is asked about it; then the bound
+    is charged. ``price``: the operator's own for ``model``, USD per million tokens (``prompt``,
+    ``completion``)
+    and per call (``request``). ``event_command``: arguments of the operator's hook; none if empty.
+    """
 
     address: str
     port: int
@@ -25,9 +31,24 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bot_pool: Network
     max_body_bytes: int
     calls_per_bot: int
+    calls_per_minute: int
+    max_tokens: int
     connect_timeout: float
     read_timeout: float
+    drain_timeout: float
+    call_timeout: float
     stop_timeout: float
+    attempts: int
+    lookup_delays: tuple[float, ...]
+    ledger_file: Path
+    prices_file: Path
+    price: dict[str, str] | None
+    price_refresh: float
+    low_balance: str
+    top_up_hint: str
+    event_command: tuple[str, ...]
+    admin_socket: Path
+    metrics_port: int
 
     @classmethod
     def load(cls, path: Path) -> "Config":

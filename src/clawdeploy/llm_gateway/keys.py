@@ -3,7 +3,9 @@
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -13,11 +15,15 @@ log = logging.getLogger(__name__)
 
 
 class Bot(msgspec.Struct, frozen=True):
-    """What the gateway knows of a bot: its id, the one subnet its key is good from, and its flag."""
+    """What the gateway knows of a bot: its id, the one subnet its key is good from, and its flag.
+
+    ``refusal``: how its agent is told that there is no money: as an error, or as a message for its user.
+    """
 
     bot: str
     subnet: Network
     suspended: bool
+    refusal: Literal["message", "error"] = "error"
 
 
 class _Keys(msgspec.Struct):
@@ -33,10 +39,13 @@ class KeyFile:
     missing or broken nobody is allowed: an old copy could still hold a key that has been taken back.
     """
 
-    def __init__(self, path: Path, pool: Network) -> None:
-        """``pool``: a subnet outside of it makes the file broken (no slip opens a key to the internet)."""
+    def __init__(self, path: Path, pool: Network, changed: Callable[[set[str]], None]) -> None:
+        """``pool``: a subnet outside of it makes the file broken (no slip opens a key to the internet).
+        ``changed``: told the bots whenever they have been read.
+        """
         self._path = path
         self._pool = pool
+        self._changed = changed
         self._seen: tuple[int, int, int] | str | None = None
         self._bots: dict[str, Bot] = {}
 
@@ -54,6 +63,7 @@ class KeyFile:
             with self._path.open("rb") as file:
                 state = _signature(os.fstat(file.fileno()))
                 self._bots = self._parse(file.read())
+            self._changed({bot.bot for bot in self._bots.values()})
             log.info("%s read: %d bots", self._path, len(self._bots))
         except OSError as error:
             self._bots = {}

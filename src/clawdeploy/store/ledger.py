@@ -60,6 +60,15 @@ class LedgerStore:
                 self._db.execute("ROLLBACK")
             raise
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One unchanging view of the ledger, which never stands in a writer's way."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
+
     # --- accounts -----------------------------------------------------------------------------------
 
     def accounts(self) -> list[Account]:
@@ -168,9 +177,12 @@ class LedgerStore:
             "UPDATE call SET generation = ? WHERE id = ? AND state <> 'settled'", (generation, call)
         )
 
-    def mark_unknown(self, call: int) -> None:
+    def mark_unknown(self, call: int, generation: str) -> None:
         """The call is over, but what it cost is still to be found out."""
-        self._db.execute("UPDATE call SET state = 'unknown' WHERE id = ? AND state = 'open'", (call,))
+        self._db.execute(
+            "UPDATE call SET state = 'unknown', generation = ? WHERE id = ? AND state = 'open'",
+            (generation, call),
+        )
 
     def settle(self, call: int, outcome: Outcome, now: float) -> Settled | None:
         """Replace the hold by the real cost, never by more than the hold; None if that was done before."""

@@ -18,8 +18,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``lookup_delays``: when, after a call whose cost is unknown, OpenRouter is asked about it; then the bound
     is charged. ``price``: the operator's own for ``model``, USD per million tokens (``prompt``,
-    ``completion``)
-    and per call (``request``). ``event_command``: arguments of the operator's hook; none if empty.
+    ``completion``) and per call (``request``). ``event_command``: arguments of the operator's hook; none if
+    empty.
     """
 
     address: str

@@ -24,14 +24,15 @@ class Events:
         """``command``: program and arguments; empty: the log is all."""
         self._command = command
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
-        self._last: dict[tuple[str, str], float] = {}
+        self._last: dict[str, float] = {}
 
     def tell(self, event: str, message: str, bot: str = "") -> None:
-        """Tell about ``event`` unless the same was told in the last ten minutes."""
+        """Tell about ``event``; what is wrong with the whole host is told every ten minutes only."""
         now = time.monotonic()
-        if now - self._last.get((event, bot), -_QUIET_SECONDS) < _QUIET_SECONDS:
-            return
-        self._last[event, bot] = now
+        if not bot:
+            if now - self._last.get(event, -_QUIET_SECONDS) < _QUIET_SECONDS:
+                return
+            self._last[event] = now
         log.warning("event=%s bot=%s %s", event, bot or "-", message)
         if not self._command:
             return

@@ -1,5 +1,6 @@
 """A gateway on loopback, with bots at 127.0.0.x and an upstream that a test scripts."""
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from ipaddress import IPv4Network
@@ -11,9 +12,11 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from clawdeploy.llm_gateway.app import Gateway
+from clawdeploy.llm_gateway.__main__ import serving
 from clawdeploy.llm_gateway.config import Config
-from tests.unit.llm_gateway.harness import MODEL, SERVER_KEY, Bots, Upstream
+from clawdeploy.money import SpendLimit, parse_dollars
+from clawdeploy.store import LedgerStore, migrate_ledger
+from tests.unit.llm_gateway.harness import BOT, MODEL, NEIGHBOUR, SERVER_KEY, Bots, Upstream
 
 
 @pytest_asyncio.fixture
@@ -22,6 +25,7 @@ async def upstream() -> AsyncIterator[Upstream]:
     script = Upstream()
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_post("/api/v1/chat/completions", script.handle)
+    app.router.add_get("/api/v1/generation", script.generation)
     server = TestServer(app, host="127.0.0.1")
     await server.start_server(shutdown_timeout=0.1)
     script.url = str(server.make_url("/api/v1"))
@@ -42,30 +46,48 @@ def settings(tmp_path: Path, upstream: Upstream) -> dict[str, Any]:
         "bot_pool": IPv4Network("127.0.0.0/8"),
         "max_body_bytes": 64 * 1024,
         "calls_per_bot": 2,
+        "calls_per_minute": 600,
+        "max_tokens": 1000,
         "connect_timeout": 0.5,
         "read_timeout": 0.5,
-        "stop_timeout": 1.0,
+        "drain_timeout": 0.3,
+        "call_timeout": 5.0,
+        "stop_timeout": 0.1,
+        "attempts": 1,
+        "lookup_delays": (0.01, 0.05, 0.2),
+        "ledger_file": tmp_path / "ledger.db",
+        "prices_file": tmp_path / "prices.json",
+        "price": {"prompt": "1", "completion": "2"},
+        "price_refresh": 3600.0,
+        "low_balance": "0.50",
+        "top_up_hint": "Write to help@example.test.",
+        "event_command": (),
+        "admin_socket": tmp_path / "admin.sock",
+        "metrics_port": 0,
     }
+
+
+def open_accounts(ledger: Path, dollars: str, limit: str = "prepaid") -> None:
+    """A ledger in which two bots have that much."""
+    migrate_ledger(ledger)
+    store = LedgerStore(ledger)
+    with store.transaction():
+        for bot in (BOT, NEIGHBOUR):
+            if store.account(bot) is None:
+                store.open_account(bot, SpendLimit.parse(limit), parse_dollars(dollars), time.time())
+    store.close()
 
 
 @pytest_asyncio.fixture
 async def start(settings: dict[str, Any]) -> AsyncIterator[Callable[..., Awaitable[Bots]]]:
-    """Starts a gateway with changed settings and returns its bots: one, at 127.0.0.2."""
+    """Starts a gateway with changed settings and returns its bots: one, at 127.0.0.2, with 100 dollars."""
     async with AsyncExitStack() as stack:
 
-        async def start(**changes: Any) -> Bots:
+        async def start(balance: str = "100", limit: str = "prepaid", **changes: Any) -> Bots:
             config = Config(**settings | changes)
-            runner = web.AppRunner(
-                Gateway(config, SERVER_KEY).app(),
-                access_log=None,
-                handler_cancellation=True,
-                auto_decompress=False,
-                shutdown_timeout=0.1,
-            )
-            stack.push_async_callback(runner.cleanup)
-            await runner.setup()
-            await web.TCPSite(runner, config.address, config.port).start()
-            return Bots(config.keys_file, f"http://127.0.0.1:{runner.addresses[0][1]}")
+            open_accounts(config.ledger_file, balance, limit)
+            port = await stack.enter_async_context(serving(config, SERVER_KEY))
+            return Bots(config.keys_file, f"http://127.0.0.1:{port}", config.admin_socket)
 
         yield start
 

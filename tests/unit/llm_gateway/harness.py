@@ -8,10 +8,15 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
+
+from clawdeploy.money import parse_dollars
 
 MODEL = "vendor/fixed-model"
 SERVER_KEY = "sk-or-v1-server-key-0123456789"
 BOT_KEY = "sk-claw-bot"
+BOT = "botaaaaaaaaa"
+NEIGHBOUR = "botbbbbbbbbb"
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -22,6 +27,8 @@ class Upstream:
         self.bodies: list[Any] = []
         self.headers: list[dict[str, str]] = []
         self.answer: Answer = self._echo
+        self.generations: dict[str, Any] = {}
+        self.lookups: list[str] = []
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -29,8 +36,15 @@ class Upstream:
         self.headers.append(dict(request.headers))
         return await self.answer(request)
 
+    async def generation(self, request: web.Request) -> web.Response:
+        """``generations`` by id: what OpenRouter would tell of a call's cost; 404 for others."""
+        self.lookups.append(request.query["id"])
+        found = self.generations.get(request.query["id"])
+        return web.json_response({"data": found} if found else {}, status=200 if found else 404)
+
     async def _echo(self, _request: web.Request) -> web.Response:
-        return web.json_response({"choices": [{"message": {"content": "hello"}}]})
+        usage = {"prompt_tokens": 3, "completion_tokens": 2, "cost": 0.0000123}
+        return web.json_response({"choices": [{"message": {"content": "hello"}}], "usage": usage})
 
     def answers(self, status: int, body: Any, **headers: str) -> None:
         async def answer(_request: web.Request) -> web.Response:
@@ -41,17 +55,22 @@ class Upstream:
 
 
 class Bots:
-    """The file keys.json and calls in a bot's name."""
+    """The file keys.json, calls in a bot's name, and the ledger behind the admin socket."""
 
-    def __init__(self, path: Path, url: str) -> None:
+    def __init__(self, path: Path, url: str, admin_socket: Path) -> None:
         self.path = path
         self.url = url
+        self.admin_socket = admin_socket
         self.entries: dict[str, dict[str, Any]] = {}
-        self.add(BOT_KEY, bot="botaaaaaaaaa", subnet="127.0.0.2/32")
+        self.add(BOT_KEY, bot=BOT, subnet="127.0.0.2/32")
 
-    def add(self, key: str, *, bot: str, subnet: str, suspended: bool = False) -> None:
+    def add(
+        self, key: str, *, bot: str, subnet: str, suspended: bool = False, refusal: str = "error"
+    ) -> None:
         digest = hashlib.sha256(key.encode()).hexdigest()
-        self.entries[digest] = {"bot": bot, "subnet": subnet, "suspended": suspended}
+        self.entries[digest] = {
+            "bot": bot, "subnet": subnet, "suspended": suspended, "refusal": refusal
+        }  # fmt: skip
         self.write(json.dumps({"keys": self.entries}))
 
     def write(self, text: str) -> None:
@@ -59,6 +78,45 @@ class Bots:
         new = self.path.with_suffix(".new")
         new.write_text(text)
         new.rename(self.path)
+
+    async def ask(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+        """Status and answer of the admin socket."""
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self.admin_socket))) as session,
+            session.request("POST" if body else "GET", f"http://ledger/v1{path}", json=body) as response,
+        ):
+            return response.status, await response.json()
+
+    async def account(self, bot: str = BOT) -> dict[str, Any]:
+        status, account = await self.ask(f"/accounts/{bot}")
+        assert status == 200, account
+        return dict(account)
+
+    async def calls(self, bot: str = BOT) -> list[dict[str, Any]]:
+        return list((await self.ask(f"/accounts/{bot}/calls"))[1]["calls"])
+
+    async def settled(self, count: int = 1, bot: str = BOT) -> list[dict[str, Any]]:
+        """The bot's calls, once so many of them are settled."""
+        until = AsyncRetrying(
+            retry=retry_if_result(lambda done: len(done) < count),
+            wait=wait_fixed(0.02),
+            stop=stop_after_delay(10),
+        )
+        calls: list[dict[str, Any]] = await until(self._settled, bot)
+        return calls
+
+    async def _settled(self, bot: str) -> list[dict[str, Any]]:
+        return [call for call in await self.calls(bot) if call["state"] == "settled"]
+
+    async def top_up(self, dollars: int | str, ref: str, bot: str = BOT) -> None:
+        body = {"amount": parse_dollars(str(dollars)), "ref": ref}
+        status, answer = await self.ask(f"/accounts/{bot}/top-ups", body)
+        assert status == 200, answer
+
+    async def verify(self) -> None:
+        """The books are in order."""
+        _, answer = await self.ask("/verify")
+        assert answer["problems"] == []
 
     def session(self, address: str = "127.0.0.2", key: str | None = BOT_KEY) -> aiohttp.ClientSession:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from clawdeploy.llm_gateway.body import upstream_body
+from clawdeploy.llm_gateway.body import Chat
+from clawdeploy.llm_gateway.prices import operators_price
 from clawdeploy.llm_gateway.refusal import RefusedError
 
 MODEL = "vendor/fixed-model"
@@ -16,10 +17,26 @@ FUNCTION = {
 }
 
 
+PRICE = operators_price({"prompt": "1", "completion": "2"})
+OURS = {
+    "max_tokens": 777,
+    "user": "botaaaaaaaaa",
+    "provider": {"max_price": {"prompt": 1.0, "completion": 2.0}},
+    "usage": {"include": True},
+}
+
+
+def upstream_body(raw: bytes) -> bytes:
+    assert PRICE is not None
+    return Chat(raw).upstream(MODEL, "botaaaaaaaaa", 777, PRICE)
+
+
 def sent(**fields: Any) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(
-        upstream_body(json.dumps({"messages": MESSAGES} | fields).encode(), MODEL)
-    )
+    """What goes upstream for these fields, less what the gateway says by itself."""
+    raw = json.dumps({"messages": MESSAGES} | fields).encode()
+    body: dict[str, Any] = json.loads(upstream_body(raw))
+    assert {name: body.pop(name) for name in OURS} == OURS
+    assert body.pop("stream_options", None) == ({"include_usage": True} if fields.get("stream") else None)
     return body
 
 
@@ -63,8 +80,8 @@ def test_fields_that_could_cost_more_are_dropped(escape: dict[str, Any]) -> None
     "fields",
     [
         {"temperature": 0.5, "top_p": 1.0, "top_k": 40, "min_p": 0.5, "seed": 7},
-        {"max_tokens": 777, "stream": True, "stop": ["a", "b"]},
-        {"max_completion_tokens": 5, "stop": "a", "stream": False},
+        {"stream": True, "stop": ["a", "b"]},
+        {"stop": "a", "stream": False},
         {
             "frequency_penalty": 0.5,
             "presence_penalty": -0.5,
@@ -140,7 +157,7 @@ def test_a_tool_conversation_passes_whole() -> None:
 )
 def test_what_is_no_chat_request_is_refused_by_name(raw: bytes, named: str) -> None:
     with pytest.raises(RefusedError) as caught:
-        upstream_body(raw, MODEL)
+        upstream_body(raw)
     assert caught.value.status == 400
     assert named in caught.value.message
 

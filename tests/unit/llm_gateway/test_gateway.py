@@ -1,7 +1,6 @@
 """The running gateway on loopback: bots are told apart by their address 127.0.0.x."""
 
 import asyncio
-import contextlib
 import gzip
 import logging
 import socket
@@ -15,7 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tests.simulators import openrouter
-from tests.unit.llm_gateway.harness import BOT_KEY, MODEL, SERVER_KEY, Bots, Upstream, chat
+from tests.unit.llm_gateway.harness import BOT, BOT_KEY, MODEL, SERVER_KEY, Bots, Upstream, chat
 
 Start = Callable[..., Awaitable[Bots]]
 CHAT = "/api/v1/chat/completions"
@@ -48,7 +47,15 @@ async def test_a_call_reaches_the_upstream_with_the_fixed_model_and_the_servers_
         assert response.status == 200
         assert (await response.json())["choices"][0]["message"]["content"] == "hello"
     assert upstream.bodies == [
-        {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "temperature": 1.0}
+        {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "hi"}],
+            "temperature": 1.0,
+            "max_tokens": 1000,
+            "user": BOT,
+            "provider": {"max_price": {"prompt": 1.0, "completion": 2.0}},
+            "usage": {"include": True},
+        }
     ]
     sent = upstream.headers[0]
     assert sent["Authorization"] == f"Bearer {SERVER_KEY}"
@@ -179,7 +186,7 @@ async def test_a_bot_cannot_hold_more_calls_than_allowed(bots: Bots, upstream: U
     async def answer(_request: web.Request) -> web.Response:
         running.release()
         await release.wait()
-        return web.Response()
+        return web.json_response({"usage": {"cost": 0}})
 
     upstream.answer = answer
     async with bots.session() as bot, bots.session("127.0.0.3", "sk-claw-other") as neighbour:
@@ -278,7 +285,7 @@ async def test_trouble_with_our_own_account_is_the_operators_not_the_bots(
         assert (await refusal(response))[0] == 503
         assert response.headers["Retry-After"] == told
         assert SERVER_KEY not in await response.text()
-    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    errors = [line for line in caplog.messages if "event=account_refused" in line]
     assert len(errors) == 1
     assert f"status={status}" in errors[0]
     assert source is None or source in errors[0]
@@ -345,27 +352,6 @@ async def test_half_an_answer_never_looks_whole(bots: Bots, upstream: Upstream, 
 
 
 # Memory, cancellation, logs
-
-
-async def test_a_bot_that_hangs_up_ends_the_upstream_call(bots: Bots, upstream: Upstream) -> None:
-    started, ended = asyncio.Event(), asyncio.Event()
-
-    async def answer(_request: web.Request) -> web.Response:
-        started.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-        raise AssertionError("never")
-
-    upstream.answer = answer
-    async with bots.session() as bot:
-        call = asyncio.create_task(bot.post(CHAT, json=chat()))
-        await started.wait()
-        call.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await call
-    await asyncio.wait_for(ended.wait(), 0.4)  # before the read timeout could do it
 
 
 async def test_a_bot_that_reads_slowly_stops_the_upstream_instead_of_filling_memory(

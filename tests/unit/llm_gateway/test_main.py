@@ -12,6 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.ports import free_port
+from tests.unit.llm_gateway.conftest import open_accounts
 from tests.unit.llm_gateway.harness import Bots, Upstream, chat
 
 SOURCES = str(Path(__file__).parents[3] / "src")
@@ -28,6 +30,7 @@ async def run(
         sys.executable,
         "-m",
         "clawdeploy.llm_gateway",
+        "serve",
         f"--config={directory / 'config.json'}",
         env={
             "PATH": os.environ["PATH"],
@@ -41,10 +44,9 @@ async def run(
 async def test_it_tells_systemd_when_it_listens_and_finishes_running_calls_at_the_end(
     settings: dict[str, Any], upstream: Upstream, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        settings["port"] = free.getsockname()[1]
-    settings["read_timeout"] = 5.0
-    bots = Bots(settings["keys_file"], f"http://127.0.0.1:{settings['port']}")
+    settings |= {"port": free_port(), "read_timeout": 5.0}
+    open_accounts(settings["ledger_file"], "100")
+    bots = Bots(settings["keys_file"], f"http://127.0.0.1:{settings['port']}", settings["admin_socket"])
     started, release = asyncio.Event(), asyncio.Event()
     quick = upstream.answer
 
@@ -85,11 +87,13 @@ async def test_it_tells_systemd_when_it_listens_and_finishes_running_calls_at_th
         ({}, " \n", "one line with the key"),
         ({}, "two words", "one line with the key"),
         ({"address": "192.0.2.1"}, SECRET, "address"),
+        ({"ledger_file": "/nonexistent/ledger.db"}, SECRET, "ledger.db is missing: run prepare_host"),
     ],
 )
 async def test_unusable_settings_end_it_with_one_line_that_names_them(
     settings: dict[str, Any], tmp_path: Path, change: dict[str, Any], key: str | None, told: str
 ) -> None:
+    open_accounts(settings["ledger_file"], "100")
     process = await run(tmp_path, settings | change, key)
     _, log = await asyncio.wait_for(process.communicate(), 10)
     assert process.returncode == 1

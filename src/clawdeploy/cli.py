@@ -5,111 +5,28 @@ Exit codes: 0 done, 1 refused or failed (with --json the reason is {"error": {..
 """
 
 import asyncio
-import functools
 import json
 import logging
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
 
 from clawdeploy import allocation, claims, verbs, version
+from clawdeploy.cli_money import money_verbs
+from clawdeploy.clitools import Machine, check_option, now, say, show_table, stdin, summary, table, verb
 from clawdeploy.containers import LiveRequest
 from clawdeploy.errors import ClawError
-from clawdeploy.host import Paths, free_bytes, load_host, locked
-from clawdeploy.models import DeclareRequest, ReleaseRequest, decode
-from clawdeploy.registry import Registry, describe, iso
-from clawdeploy.storage import Homes, HomesRequest, systemctl
-from clawdeploy.store import RegistryStore, migrate
+from clawdeploy.host import Paths, free_bytes, locked
+from clawdeploy.ledger_client import Account
+from clawdeploy.models import DeclareRequest, ReleaseRequest
+from clawdeploy.money import format_dollars
+from clawdeploy.registry import describe, iso
+from clawdeploy.storage import HomesRequest
+from clawdeploy.store import migrate
 
-if TYPE_CHECKING:
-    from clawdeploy.engine import Engine
-
-Request = TypeVar("Request")
-
-
-def _docker() -> "Engine":
-    from clawdeploy.engine import Engine  # the SDK takes longer to import than most verbs to run
-
-    return Engine()
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the verbs work on; tests put their own in."""
-
-    paths: Paths = field(default_factory=Paths)
-    systemctl: Callable[..., None] = systemctl
-    engine: Callable[[], "Engine"] = _docker
-
-    @property
-    def homes(self) -> Homes:
-        return Homes(self.paths, self.systemctl)
-
-    @contextmanager
-    def registry(self) -> Iterator[Registry]:
-        """The registry of this host, for reading, or for writing inside ``locked``."""
-        host = load_host(self.paths)
-        store = RegistryStore(self.paths.registry)
-        try:
-            yield Registry(self.paths, host, store)
-        finally:
-            store.close()
-
-    @contextmanager
-    def changing(self) -> Iterator[Registry]:
-        """The registry, with the host's lock held."""
-        with locked(self.paths), self.registry() as registry:
-            yield registry
-
-
-def _verb(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb ``--json`` and the machine; say refusals the way the caller reads them."""
-
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-    @click.pass_context
-    @functools.wraps(function)
-    def wrapper(context: click.Context, /, as_json: bool, **arguments: Any) -> None:
-        try:
-            if os.geteuid() != 0:
-                raise ClawError("not_root", "clawctl works as root only: use sudo.")
-            function(context.ensure_object(Machine), as_json, **arguments)
-        except ClawError as error:
-            if as_json:
-                click.echo(json.dumps({"error": error.as_json()}))
-            else:
-                for _, message in error.problems:
-                    click.echo(f"clawctl: {message}", err=True)
-            context.exit(1)
-
-    return wrapper
-
-
-def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
-    click.echo(json.dumps(result) if as_json else text)
-
-
-def _summary(result: dict[str, Any]) -> str:
-    """For verbs that playbooks call: what changed, without any secret."""
-    after = result.get("diff", {}).get("after", "")
-    return f"changed\n{after}".rstrip() if result["changed"] else "nothing to change"
-
-
-def _stdin(kind: type[Request]) -> Request:
-    return decode(sys.stdin.buffer.read(), kind)
-
-
-def _now() -> int:
-    return int(time.time())
-
-
-_check = click.option("--check", is_flag=True, help="Only say what would change.")
+__all__ = ["Machine", "main"]
 
 
 @click.group(epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong usage.")
@@ -120,9 +37,14 @@ def main() -> None:
     \b
     clawctl list                 which bots run here
     clawctl show support-bot     everything about one, secrets excepted
+    clawctl top-up support-bot 5.00 --ref invoice-17
     clawctl claims new support-bot
     clawctl destroy support-bot
     """
+
+
+for money_verb in money_verbs:
+    main.add_command(money_verb)
 
 
 # --- looking ----------------------------------------------------------------------------------------
@@ -130,7 +52,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--all", "everything", is_flag=True, help="Also its bots and the images Docker has.")
-@_verb
+@verb
 def host(machine: Machine, as_json: bool, everything: bool) -> None:
     """Show this host's settings and what is left of it.
 
@@ -154,11 +76,11 @@ def host(machine: Machine, as_json: bool, everything: bool) -> None:
         f"{key}: {value if isinstance(value, str | int) else json.dumps(value)}"
         for key, value in result.items()
     )
-    _print(result, as_json, "\n".join(shown))
+    say(result, as_json, "\n".join(shown))
 
 
 @main.command(name="list")
-@_verb
+@verb
 def list_bots(machine: Machine, as_json: bool) -> None:
     """List the bots of this host.
 
@@ -167,6 +89,8 @@ def list_bots(machine: Machine, as_json: bool) -> None:
     """
     with machine.registry() as registry:
         bots = [_with_claim(describe(bot, registry.host), machine.paths) for bot in registry.bots()]
+    accounts = _accounts(machine)
+    bots = [bot | {"account": _account(accounts.get(bot["id"]))} for bot in bots]
     if as_json:
         click.echo(json.dumps({"bots": bots}))
     else:
@@ -175,7 +99,7 @@ def list_bots(machine: Machine, as_json: bool) -> None:
 
 @main.command()
 @click.argument("bot")
-@_verb
+@verb
 def show(machine: Machine, as_json: bool, bot: str) -> None:
     """Show one bot (BOT is its id or name), without secrets.
 
@@ -184,7 +108,8 @@ def show(machine: Machine, as_json: bool, bot: str) -> None:
     """
     with machine.registry() as registry:
         result = _with_claim(describe(registry.find(bot), registry.host), machine.paths)
-    _print(result, as_json, "\n".join(f"{key}: {_plain(value)}" for key, value in result.items()))
+    result["account"] = _account(_accounts(machine).get(result["id"]))
+    say(result, as_json, "\n".join(f"{key}: {_plain(value)}" for key, value in result.items()))
 
 
 def _with_claim(described: dict[str, Any], paths: Paths) -> dict[str, Any]:
@@ -192,8 +117,23 @@ def _with_claim(described: dict[str, Any], paths: Paths) -> dict[str, Any]:
     if claim is None:
         return described | {"claim": None}
     return described | {
-        "claim": {"open": claim.open(_now()), "expires": iso(claim.expires), "wrong": claim.wrong}
+        "claim": {"open": claim.open(now()), "expires": iso(claim.expires), "wrong": claim.wrong}
     }
+
+
+def _accounts(machine: Machine) -> dict[str, Account]:
+    """Accounts by bot; none while the LLM gateway, who keeps them, does not answer."""
+    try:
+        return {account.bot: account for account in machine.ledger.accounts()}
+    except ClawError as error:
+        if error.code != "gateway_down":
+            raise
+        click.echo(f"clawctl: {error.message}", err=True)
+        return {}
+
+
+def _account(account: Account | None) -> dict[str, Any] | None:
+    return account.as_json() if account else None
 
 
 def _plain(value: Any) -> str:
@@ -211,30 +151,37 @@ def _owner(bot: dict[str, Any]) -> str:
 
 
 def _table(bots: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("Bot", "Telegram", "Plan", "Address", "Owner", "State", box=box.SIMPLE_HEAD)
+    if not bots:
+        click.echo("No bots yet: run the deploy_bot playbook.")
+        return
+    shown = table("Bot", "Telegram", "Plan", "Address", "Owner", "Balance", "State")
     for bot in bots:
         state = (
             "[red]suspended[/]"
             if bot["suspended"]
             else {"active": "[green]active[/]"}.get(bot["state"], bot["state"])
         )
-        table.add_row(
-            *(bot["label"], f"@{bot['telegram_username']}", bot["plan"], bot["address"], _owner(bot), state)
+        shown.add_row(
+            *(bot["label"], f"@{bot['telegram_username']}", bot["plan"], bot["address"], _owner(bot)),
+            *(_money(bot["account"]), state),
         )
-    console = Console()
-    console.print(table if bots else "No bots yet: run the deploy_bot playbook.")
+    show_table(shown)
+
+
+def _money(account: dict[str, Any] | None) -> str:
+    if account is None:
+        return "?"
+    return (
+        format_dollars(account["balance"]) if account["spend_limit"] == "prepaid" else account["spend_limit"]
+    )
 
 
 # --- deploying (the playbooks' verbs) ---------------------------------------------------------------
 
 
 @main.command(name="migrate")
-@_check
-@_verb
+@check_option
+@verb
 def migrate_registry(machine: Machine, as_json: bool, check: bool) -> None:
     """Create the registry or bring it up to date.
 
@@ -244,12 +191,12 @@ def migrate_registry(machine: Machine, as_json: bool, check: bool) -> None:
     with locked(machine.paths):
         applied = migrate(machine.paths.registry, check)
     result = {"changed": bool(applied), "migrations": applied}
-    _print(result, as_json, f"applied: {', '.join(applied)}" if applied else "nothing to change")
+    say(result, as_json, f"applied: {', '.join(applied)}" if applied else "nothing to change")
 
 
 @main.command()
-@_check
-@_verb
+@check_option
+@verb
 def declare(machine: Machine, as_json: bool, check: bool) -> None:
     """Put bots into the registry, all or none, from a JSON object on standard input.
 
@@ -259,8 +206,8 @@ def declare(machine: Machine, as_json: bool, check: bool) -> None:
     Example: clawctl declare --json --check < bots.json
     """
     with machine.changing() as registry:
-        result = registry.declare(_stdin(DeclareRequest), _now(), check)
-    _print(result, as_json, _summary(result))
+        result = registry.declare(stdin(DeclareRequest), now(), check)
+    say(result, as_json, summary(result))
 
 
 @main.group()
@@ -269,8 +216,8 @@ def home() -> None:
 
 
 @home.command(name="apply")
-@_check
-@_verb
+@check_option
+@verb
 def home_apply(machine: Machine, as_json: bool, check: bool) -> None:
     """Make disks, mounts and files of bots as a JSON object on standard input says.
 
@@ -278,29 +225,30 @@ def home_apply(machine: Machine, as_json: bool, check: bool) -> None:
     Example: clawctl home apply --json < homes.json
     """
     with machine.changing() as registry:
-        result = verbs.apply_homes(registry, machine.homes, _stdin(HomesRequest), check)
-    _print(result, as_json, _summary(result))
+        result = verbs.apply_homes(registry, machine.homes, stdin(HomesRequest), check)
+    say(result, as_json, summary(result))
 
 
 @main.command()
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait, for all bots together.")
-@_check
-@_verb
+@check_option
+@verb
 def live(machine: Machine, as_json: bool, timeout: float, check: bool) -> None:
-    """Run bots' containers, route to them and wait until they answer over HTTPS (JSON on standard input).
+    """Open bots' accounts, run containers and routes, and wait until they answer (JSON on standard input).
 
     \b
     Example: clawctl live --json --timeout 60 < deployed.json
     """
+    request = stdin(LiveRequest)
     result = verbs.go_live(
-        machine.changing, machine.engine, machine.systemctl, _stdin(LiveRequest), timeout, _now(), check
+        machine.changing, machine.engine, machine.systemctl, machine.ledger, request, timeout, now(), check
     )
-    _print(result, as_json, _summary(result))
+    say(result, as_json, summary(result))
 
 
 @main.command()
-@_check
-@_verb
+@check_option
+@verb
 def sync(machine: Machine, as_json: bool, check: bool) -> None:
     """Let the edge and the LLM gateway follow the registry. Safe at any time.
 
@@ -308,14 +256,14 @@ def sync(machine: Machine, as_json: bool, check: bool) -> None:
     Example: clawctl sync
     """
     with machine.changing() as registry:
-        result = verbs.sync(registry, machine.systemctl, _now(), check)
-    _print(result, as_json, _summary(result))
+        result = verbs.sync(registry, machine.systemctl, now(), check)
+    say(result, as_json, summary(result))
 
 
 @main.command()
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait, for all bots together.")
 @click.argument("bots", nargs=-1, required=True)
-@_verb
+@verb
 def wait(machine: Machine, as_json: bool, timeout: float, bots: tuple[str, ...]) -> None:
     """Wait until bots answer over HTTPS; exit code 1 if one does not.
 
@@ -340,7 +288,7 @@ def wait(machine: Machine, as_json: bool, timeout: float, bots: tuple[str, ...])
 
 
 @main.command()
-@_verb
+@verb
 def release(machine: Machine, as_json: bool) -> None:
     """End the leases of a deploy that failed, so that the next one need not wait (JSON on standard input).
 
@@ -348,8 +296,8 @@ def release(machine: Machine, as_json: bool) -> None:
     Example: echo '{"run_id": "0123456789abcdef"}' | clawctl release
     """
     with machine.changing() as registry:
-        result = registry.release(_stdin(ReleaseRequest).run_id)
-    _print(result, as_json, _summary(result))
+        result = registry.release(stdin(ReleaseRequest).run_id)
+    say(result, as_json, summary(result))
 
 
 # --- one bot ----------------------------------------------------------------------------------------
@@ -358,7 +306,7 @@ def release(machine: Machine, as_json: bool) -> None:
 @main.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.argument("bot")
-@_verb
+@verb
 def destroy(machine: Machine, as_json: bool, bot: str, yes: bool) -> None:
     """Remove BOT (id or name) with all its data. There is no way back.
 
@@ -372,7 +320,7 @@ def destroy(machine: Machine, as_json: bool, bot: str, yes: bool) -> None:
     advice = (
         f"Its token still works elsewhere: revoke it (@BotFather, /revoke, @{result['telegram_username']})."
     )
-    _print(result, as_json, f"Removed {bot}. {advice}")
+    say(result, as_json, f"Removed {bot}. {advice}")
 
 
 @main.group(name="claims")
@@ -382,7 +330,7 @@ def claims_group() -> None:
 
 @claims_group.command(name="new")
 @click.argument("bot")
-@_verb
+@verb
 def claims_new(machine: Machine, as_json: bool, bot: str) -> None:
     """Print a new one-time link for BOT (id or name), good for 24 hours; the old one is void.
 
@@ -391,15 +339,15 @@ def claims_new(machine: Machine, as_json: bool, bot: str) -> None:
     """
     with machine.changing() as registry:
         found = registry.find(bot)
-        claim, code = claims.renew(machine.paths, found, _now())
+        claim, code = claims.renew(machine.paths, found, now())
     machine.systemctl("start", "--no-block", verbs.CLAIMS_UNIT)
     link = claims.link(found.telegram_username, code)
     result = {"changed": True, "id": found.id, "code": code, "link": link, "expires": iso(claim.expires)}
-    _print(result, as_json, f"{link}\nGood until {iso(claim.expires)}, once, for whoever opens it first.")
+    say(result, as_json, f"{link}\nGood until {iso(claim.expires)}, once, for whoever opens it first.")
 
 
 @claims_group.command(name="serve")
-@_verb
+@verb
 def claims_serve(machine: Machine, as_json: bool) -> None:
     """Wait on Telegram for the owners of unclaimed bots; ends when none is left (a service runs this).
 
@@ -415,4 +363,4 @@ def claims_serve(machine: Machine, as_json: bool) -> None:
             engine.restart(bot_id)
 
     asyncio.run(ClaimService(machine.paths, machine.registry, machine.homes, restart).serve())
-    _print({"changed": False}, as_json, "no claim is pending")
+    say({"changed": False}, as_json, "no claim is pending")

@@ -4,11 +4,14 @@ Strict: a misspelt limit would be no limit.
 """
 
 import hashlib
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
+from clawdeploy.ledger_client import Opening
 from clawdeploy.models import BotId, RunId
+from clawdeploy.money import SpendLimit, parse_dollars
 
 if TYPE_CHECKING:
     from clawdeploy.engine import ContainerState
@@ -74,12 +77,22 @@ class ContainerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class LiveBot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One bot to bring to its customers; config_hash is that of its configuration files as they are now."""
+    """One bot to bring to its customers; config_hash is that of its configuration files as they are now.
+
+    ``balance`` (dollars) is what its account opens with, if it has none yet; ``spend_limit`` None: as it is.
+    """
 
     id: BotId
     config_hash: str
     image_digest: str
     container: ContainerSpec
+    balance: Annotated[str, Meta(max_length=40)]
+    spend_limit: Annotated[str, Meta(max_length=40)] | None = None
+
+    def opening(self) -> Opening:
+        """What its account should be. ClawError("amount_invalid"), ClawError("spend_limit_invalid")."""
+        limit = None if self.spend_limit is None else str(SpendLimit.parse(self.spend_limit))
+        return Opening(self.id, parse_dollars(self.balance), limit)
 
 
 class LiveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

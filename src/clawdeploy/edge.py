@@ -64,7 +64,12 @@ def render(bots: Sequence[Bot], internal_tokens: Mapping[str, str], host: Host) 
 def render_llm_keys(bots: Sequence[Bot], host: Host) -> str:
     """keys.json of the LLM gateway: which key belongs to which bot and from which subnet it is good."""
     keys = {
-        bot.llm_key_hash: {"bot": bot.id, "subnet": place(bot.slot, host).subnet, "suspended": bot.suspended}
+        bot.llm_key_hash: {
+            "bot": bot.id,
+            "subnet": place(bot.slot, host).subnet,
+            "suspended": bot.suspended,
+            "refusal": bot.llm_refusal,
+        }
         for bot in bots
     }
     return json.dumps({"keys": keys}, indent=1, sort_keys=True) + "\n"

@@ -79,6 +79,7 @@ class Bot(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     plan: str
     interface: Literal["api", "ui"]
+    llm_refusal: Literal["message", "error"]
     owner: str | None
     open_to_all: bool
     state: Literal["deploying", "active"]
@@ -112,6 +113,7 @@ class BotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     agent: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*$")]
     plan: str
     interface: Literal["api", "ui"]
+    llm_refusal: Literal["message", "error"] = "error"
     image: Annotated[str, Meta(min_length=1)]
     edge: Edge
     name: str | None = None

@@ -12,7 +12,9 @@ from clawdeploy import claims, edge
 from clawdeploy.allocation import place
 from clawdeploy.containers import Action, LiveBot, LiveRequest, next_action
 from clawdeploy.errors import ClawError
+from clawdeploy.ledger_client import Account, LedgerClient
 from clawdeploy.models import Bot, Running
+from clawdeploy.money import format_dollars
 from clawdeploy.registry import Registry
 from clawdeploy.storage import HomeRequest, Homes, HomesRequest, with_claim_state
 
@@ -87,13 +89,14 @@ def go_live(
     changing: Callable[[], AbstractContextManager[Registry]],
     engine: Callable[[], "Engine"],
     systemctl: Callable[..., None],
+    ledger: LedgerClient,
     request: LiveRequest,
     timeout: float,
     now: int,
     check: bool,
 ) -> dict[str, Any]:
-    """Let these bots' containers be what their specifications say, route to them, wait until customers reach
-    them, and record which ones they do.
+    """Open these bots' accounts, let their containers be what their specifications say, route to them, wait
+    until customers reach them, and record which ones they do.
 
     The bots' leases keep other deploys away, so the host's lock is free while Docker works and bots start.
     Bots that do not answer keep their lease and state: the caller decides what becomes of them. ClawError
@@ -103,21 +106,26 @@ def go_live(
 
     with changing() as registry:
         host, rows = registry.host, {bot.id: bot for bot in registry.bots()}
+    accounts = ledger.open([bot.opening() for bot in request.bots], check)
     actions = _actions(engine, rows, request)
     if not check:
         _act_on_all(engine, actions)
     with changing() as registry:
         synced = sync(registry, systemctl, now, check)
     touched = [(bot.id, action) for bot, action in actions if action != "keep"]
+    opened = [account for account in accounts if account.changed]
     result = {
-        "changed": bool(touched) or synced["changed"],
+        "changed": bool(touched) or bool(opened) or synced["changed"],
         "diff": {
-            "before": "".join(f"container of {bot_id}: absent or different\n" for bot_id, _ in touched)
+            "before": "".join(f"account of {one.bot}: {_terms(one.before)}\n" for one in opened)
+            + "".join(f"container of {bot_id}: absent or different\n" for bot_id, _ in touched)
             + synced["diff"]["before"],
-            "after": "".join(f"container of {bot_id}: {action}\n" for bot_id, action in touched)
+            "after": "".join(f"account of {one.bot}: {_terms(one.after)}\n" for one in opened)
+            + "".join(f"container of {bot_id}: {action}\n" for bot_id, action in touched)
             + synced["diff"]["after"],
         },
         "actions": {bot.id: action for bot, action in actions},
+        "accounts": [one.after.as_json() for one in accounts],
         "maps": synced["maps"],
         "bots": [],
     }
@@ -135,6 +143,10 @@ def go_live(
         "changed": result["changed"] or activated["changed"],
         "bots": [msgspec.to_builtins(health) for health in found],
     }
+
+
+def _terms(account: Account | None) -> str:
+    return f"{format_dollars(account.balance)}, {account.spend_limit}" if account else "absent"
 
 
 def _actions(

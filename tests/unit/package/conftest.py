@@ -1,21 +1,32 @@
 """A host of its own for each test: every path of the package under one temporary directory."""
 
+import asyncio
 import configparser
 import json
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import web
 
 from clawdeploy.cli import Machine
+from clawdeploy.containers import ContainerSpec
+from clawdeploy.engine import ContainerState
 from clawdeploy.host import Host, Paths, load_host
+from clawdeploy.ledger_client import LedgerClient
+from clawdeploy.llm_gateway.__main__ import check_books
+from clawdeploy.llm_gateway.admin import Admin
+from clawdeploy.llm_gateway.ledger import Ledger
+from clawdeploy.llm_gateway.prices import Prices, operators_price
 from clawdeploy.registry import Registry
 from clawdeploy.storage import Homes
-from clawdeploy.store import migrate
+from clawdeploy.store import LedgerStore, migrate, migrate_ledger
 
 PLAN = {
     "cpus": 0.5,
@@ -47,6 +58,7 @@ HOST = {
     "cgroup_parent": "",
     "plans": {"small": PLAN, "large": PLAN | {"memory_reserved": 400_000_000}},
 }
+MODEL = "vendor/model"
 RUN = "0123456789abcdef"
 NOW = 1_800_000_000
 UID = 200007
@@ -93,6 +105,7 @@ def paths(tmp_path: Path, empty_registry: Path) -> Paths:
         haproxy_socket=tmp_path / "admin.sock",
         units=tmp_path / "units",
         lock=tmp_path / "lock",
+        ledger_socket=tmp_path / "ledger.sock",
         maps_group="root",
         llm_group="root",
     )
@@ -101,6 +114,33 @@ def paths(tmp_path: Path, empty_registry: Path) -> Paths:
     found.host_file.write_text(json.dumps(HOST))
     shutil.copyfile(empty_registry, found.registry)
     return found
+
+
+@pytest.fixture
+def ledger(paths: Paths) -> Iterator[LedgerClient]:
+    """The ledger as the LLM gateway serves it, at work in a thread of its own."""
+    ledger_file = paths.state / "ledger.db"
+    migrate_ledger(ledger_file)
+    prices = Prices(paths.state / "prices.json", MODEL, operators_price({"prompt": "1", "completion": "2"}))
+    ready, stop = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        books = Ledger(lambda: LedgerStore(ledger_file))
+        await books.start()
+        admin = web.AppRunner(Admin(books, prices, MODEL, lambda: check_books(ledger_file)).app())
+        await admin.setup()
+        await web.UnixSite(admin, str(paths.ledger_socket)).start()
+        ready.set()
+        await stop.wait()
+        await admin.cleanup()
+        await books.close()
+
+    with asyncio.Runner() as runner, ThreadPoolExecutor(1) as pool:
+        served = pool.submit(runner.run, serve())
+        assert ready.wait(10)
+        yield LedgerClient(paths.ledger_socket)
+        runner.get_loop().call_soon_threadsafe(stop.set)
+        served.result(10)
 
 
 class Systemd:
@@ -144,9 +184,46 @@ def homes(paths: Paths, systemd: Systemd) -> Iterator[Homes]:
         subprocess.run(["chattr", "-i", str(mount_point)], check=True)
 
 
+class Engine:
+    """Remembers what it was told to make and to remove."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.made: dict[str, ContainerSpec] = {}
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def remove(self, bot_id: str) -> None:
+        self.removed.append(bot_id)
+
+    def states(self) -> dict[str, ContainerState]:
+        return {
+            bot_id: ContainerState("running", "Up 2 seconds", spec=spec.fingerprint())
+            for bot_id, spec in self.made.items()
+        }
+
+    def restart(self, bot_id: str) -> None:
+        pass
+
+    def make(self, bot_id: str, spec: ContainerSpec) -> None:
+        self.made[bot_id] = spec
+
+    def log_tail(self, bot_id: str) -> list[str]:
+        return []
+
+
 @pytest.fixture
-def machine(paths: Paths, systemd: Systemd) -> Machine:
-    return Machine(paths=paths, systemctl=systemd)
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def machine(paths: Paths, systemd: Systemd, engine: Engine) -> Machine:
+    return Machine(paths=paths, systemctl=systemd, engine=lambda: engine)  # type: ignore[arg-type, return-value]
 
 
 @pytest.fixture

@@ -7,75 +7,17 @@ from typing import Any
 import click
 import msgspec
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from clawdeploy import claims, verbs
 from clawdeploy.cli import Machine, main
-from clawdeploy.containers import ContainerSpec
-from clawdeploy.engine import ContainerState
-from clawdeploy.host import Paths
 from clawdeploy.models import Running
 from clawdeploy.storage import Homes
 
-from .conftest import HOST, RUN, Systemd, container_spec, wanted
+from .conftest import HOST, RUN, Engine, wanted
+from .harness import ask, declared, live_request, run
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="clawctl is root's")
-
-
-class Engine:
-    """Remembers what it was told to make and to remove."""
-
-    def __init__(self) -> None:
-        self.removed: list[str] = []
-        self.made: dict[str, ContainerSpec] = {}
-
-    def __enter__(self) -> "Engine":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def remove(self, bot_id: str) -> None:
-        self.removed.append(bot_id)
-
-    def states(self) -> dict[str, ContainerState]:
-        return {
-            bot_id: ContainerState("running", "Up 2 seconds", spec=spec.fingerprint())
-            for bot_id, spec in self.made.items()
-        }
-
-    def make(self, bot_id: str, spec: ContainerSpec) -> None:
-        self.made[bot_id] = spec
-
-    def log_tail(self, bot_id: str) -> list[str]:
-        return []
-
-
-@pytest.fixture
-def engine() -> Engine:
-    return Engine()
-
-
-@pytest.fixture
-def machine(paths: Paths, systemd: Systemd, engine: Engine) -> Machine:
-    return Machine(paths=paths, systemctl=systemd, engine=lambda: engine)  # type: ignore[arg-type, return-value]
-
-
-def run(machine: Machine, *arguments: str, request: Any = None, code: int = 0) -> Result:
-    result = CliRunner().invoke(
-        main, arguments, obj=machine, input=json.dumps(request) if request is not None else None
-    )
-    assert result.exit_code == code, result.output
-    return result
-
-
-def ask(machine: Machine, *arguments: str, request: Any = None, code: int = 0) -> Any:
-    return json.loads(run(machine, *arguments, "--json", request=request, code=code).stdout)
-
-
-def declared(machine: Machine, *bots: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = ask(machine, "declare", request={"run_id": RUN, "bots": list(bots)})["bots"]
-    return found
 
 
 def home_of(bot: dict[str, Any], content: str = "{}") -> dict[str, Any]:
@@ -265,11 +207,7 @@ def test_a_second_claims_run_ends_when_nobody_waits(machine: Machine) -> None:
     assert ask(machine, "claims", "serve") == {"changed": False}
 
 
-def live_request(bot_id: str, **changes: Any) -> dict[str, Any]:
-    running = {"id": bot_id, "config_hash": "c" * 64, "image_digest": "sha256:1"}
-    return {"run_id": RUN, "bots": [{**running, "container": container_spec(**changes)}]}
-
-
+@pytest.mark.usefixtures("ledger")
 def test_a_bot_nobody_reaches_has_its_container_but_keeps_its_lease(machine: Machine, engine: Engine) -> None:
     bot = declared(machine, wanted(1))[0]
     request = live_request(bot["id"])
@@ -282,6 +220,7 @@ def test_a_bot_nobody_reaches_has_its_container_but_keeps_its_lease(machine: Mac
     assert ask(machine, "show", bot["id"])["state"] == "deploying"
 
 
+@pytest.mark.usefixtures("ledger")
 def test_a_container_that_is_right_is_kept(machine: Machine, engine: Engine) -> None:
     bot = declared(machine, wanted(1))[0]
     request = live_request(bot["id"])

@@ -39,6 +39,7 @@ def make_bot(slot: int = 0, **changes: Any) -> Bot:
         "agent": "nullclaw",
         "plan": "small",
         "interface": "api",
+        "llm_refusal": "message",
         "owner": None,
         "open_to_all": False,
         "state": "active",

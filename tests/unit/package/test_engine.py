@@ -124,7 +124,7 @@ def test_a_container_is_made_as_specified_and_replaced_when_that_changes(
 ) -> None:
     image = f"clawdeploy-test:{bot_id}"
     spec = msgspec.convert(container_spec(image=image), ContainerSpec)
-    request = LiveBot(id=bot_id, config_hash="c", image_digest=image, container=spec)
+    request = LiveBot(id=bot_id, config_hash="c", image_digest=image, container=spec, balance="0")
     engine.make(bot_id, spec)
     assert next_action(engine.states()[bot_id], request, "c") == "keep"
     assert next_action(engine.states()[bot_id], request, "b") == "restart"

@@ -7,6 +7,7 @@ CREATE TABLE bot (
   agent TEXT NOT NULL,
   plan TEXT NOT NULL,
   interface TEXT NOT NULL CHECK (interface IN ('api', 'ui')),
+  llm_refusal TEXT NOT NULL CHECK (llm_refusal IN ('message', 'error')),
   owner TEXT,
   open_to_all INTEGER NOT NULL CHECK (open_to_all IN (0, 1)),
   state TEXT NOT NULL CHECK (state IN ('deploying', 'active')),

@@ -1,0 +1,193 @@
+"""The ledger as clawctl asks for it: HTTP over the LLM gateway's unix socket, which answers root alone."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from clawdeploy.errors import ClawError
+from clawdeploy.money import format_dollars
+
+Answer = TypeVar("Answer")
+
+_SECONDS = 60
+_PAGE = 5000
+
+
+class Account(msgspec.Struct, frozen=True):
+    """One bot's money, in nano-dollars; ``available`` is None where nothing limits it."""
+
+    bot: str
+    spend_limit: str
+    balance: int
+    held: int
+    available: int | None
+    spent: int
+    period_spent: int
+    calls: int
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, and the balance as people write it."""
+        return msgspec.structs.asdict(self) | {
+            "balance_dollars": format_dollars(self.balance).replace("$", "")
+        }
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One call of a bot; ``at`` is Unix seconds, ``charged`` and ``held`` are nano-dollars."""
+
+    id: int
+    at: float
+    model: str
+    state: Literal["open", "unknown", "settled"]
+    how: str | None
+    charged: int
+    held: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    generation: str | None
+
+
+class Price(msgspec.Struct, frozen=True):
+    """What a model costs at most: USD per million tokens, and per call."""
+
+    model: str
+    source: Literal["operator", "table"]
+    fetched: float | None
+    prompt: str
+    completion: str
+    request: str
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """An account to be: ``opening`` is its first entry (nano), ``spend_limit`` None leaves it as it is."""
+
+    bot: str
+    opening: int | None = None
+    spend_limit: str | None = None
+
+
+class Opened(msgspec.Struct, frozen=True):
+    bot: str
+    changed: bool
+    before: Account | None
+    after: Account
+
+
+class _OpenedAll(msgspec.Struct, frozen=True):
+    changed: bool
+    accounts: list[Opened]
+
+
+class ToppedUp(msgspec.Struct, frozen=True):
+    changed: bool
+    before: Account
+    after: Account
+
+
+class Books(msgspec.Struct, frozen=True):
+    """The result of a check of all books, and how much there was to check."""
+
+    ok: bool
+    problems: list[str]
+    accounts: int
+    entries: int
+    calls: int
+
+
+class _Accounts(msgspec.Struct, frozen=True):
+    accounts: list[Account]
+
+
+class _Calls(msgspec.Struct, frozen=True):
+    calls: list[Call]
+
+
+class _Error(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    error: _Error
+
+
+class LedgerClient:
+    """Every method raises ClawError: the ledger's own refusals, and "gateway_down" when nobody answers."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    def accounts(self) -> list[Account]:
+        """Every account there ever was, by bot."""
+        return self._ask("GET", "/accounts", _Accounts).accounts
+
+    def account(self, bot: str) -> Account:
+        """ClawError("no_account") if there is none."""
+        return self._ask("GET", f"/accounts/{bot}", Account)
+
+    def open(self, openings: Sequence[Opening], check: bool) -> list[Opened]:
+        """Open those accounts that are missing and set spend limits: all or none."""
+        request = {"accounts": openings, "check": check}
+        return self._ask("POST", "/accounts", _OpenedAll, request).accounts
+
+    def top_up(self, bot: str, amount: int, ref: str, check: bool) -> ToppedUp:
+        """Pay ``amount`` nano-dollars in, once for each ``ref``; ClawError("ref_used")."""
+        request = {"amount": amount, "ref": ref, "check": check}
+        return self._ask("POST", f"/accounts/{bot}/top-ups", ToppedUp, request)
+
+    def calls(self, bot: str, since: float, until: float) -> list[Call]:
+        """The bot's calls that began in [since, until), oldest first."""
+        calls: list[Call] = []
+        while True:
+            after = calls[-1].id if calls else 0
+            query = f"since={since}&until={until}&after={after}&limit={_PAGE}"
+            page = self._ask("GET", f"/accounts/{bot}/calls?{query}", _Calls).calls
+            calls += page
+            if len(page) < _PAGE:
+                return calls
+
+    def price(self, model: str | None) -> Price:
+        """The price of a model, or of the one that the host's bots use; ClawError("no_price")."""
+        from urllib.parse import urlencode
+
+        return self._ask("GET", f"/price?{urlencode({'model': model})}" if model else "/price", Price)
+
+    def verify(self) -> Books:
+        """Check all books."""
+        return self._ask("GET", "/verify", Books)
+
+    def _ask(self, method: str, path: str, kind: type[Answer], request: Any = None) -> Answer:
+        body = None if request is None else msgspec.json.encode(request)
+        status, raw = asyncio.run(self._exchange(method, path, body))
+        try:
+            if status != 200:
+                error = msgspec.json.decode(raw, type=_Refusal).error
+                raise ClawError(error.code, error.message)
+            return msgspec.json.decode(raw, type=kind)
+        except msgspec.DecodeError as error:
+            raise ClawError(
+                "gateway_strange",
+                f"the LLM gateway gave an answer of another release ({error}): run prepare_host again.",
+            ) from None
+
+    async def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        import aiohttp  # takes longer to import than most verbs to run
+
+        try:
+            async with (
+                aiohttp.ClientSession(
+                    connector=aiohttp.UnixConnector(str(self._socket)),
+                    timeout=aiohttp.ClientTimeout(total=_SECONDS),
+                ) as session,
+                session.request(method, f"http://ledger/v1{path}", data=body) as response,
+            ):
+                return response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError):
+            raise ClawError(
+                "gateway_down",
+                "the LLM gateway, who keeps the balances, does not answer: "
+                "`systemctl status clawdeploy-llm-gateway`.",
+            ) from None

@@ -106,13 +106,14 @@ async def serving(config: Config, api_key: str) -> AsyncIterator[int]:
         monitor = web.Application()
         monitor.router.add_get("/metrics", metrics.handle)
         admin = Admin(ledger, prices, config.model, lambda: check_books(config.ledger_file))
-        bots = await _runner(stack, gateway.app(), config.stop_timeout)
-        await web.TCPSite(bots, config.address, config.port).start()
         monitoring = await _runner(stack, monitor, 1)
         await web.TCPSite(monitoring, "127.0.0.1", config.metrics_port).start()
         tools = await _runner(stack, admin.app(), 1)
         await web.UnixSite(tools, str(config.admin_socket)).start()
         config.admin_socket.chmod(0o600)
+        # Last, so that at the end it is closed first: no new call comes in while the rest is taken down.
+        bots = await _runner(stack, gateway.app(), config.stop_timeout)
+        await web.TCPSite(bots, config.address, config.port).start()
         yield bots.addresses[0][1]
 
 

@@ -4,7 +4,8 @@ Run: `python -m tests.simulators.openrouter --host H --port P [--cert C --key K]
 
 Wire format after https://openrouter.ai/docs (api_reference/overview, streaming, errors-and-debugging, limits;
 openapi/openapi.yaml). A key is good if it looks like `sk-or-v1-<16 or more characters>` and was not revoked.
-The answer to a chat is always `ECHO: <the last user message>`; a token is four bytes.
+The answer to a chat is always `ECHO: <the last user message>`; a token is four bytes. Books are kept in exact
+decimals. A model that is dearer than the request's `provider.max_price` has no provider (404).
 
 Control endpoints (no key needed):
 
@@ -12,7 +13,13 @@ Control endpoints (no key needed):
   the next `times` chat requests (whose last user message contains `contains`) fail. Kinds: `credits`,
   `key_limit`, `in_flight` (the three sorts of 402), `rate_limit` (429), `server_error` (with `status`),
   `mid_stream` (an error after `after` pieces of the answer; not streaming: HTTP 200 with
-  `finish_reason: error`), `cut` (the connection ends there).
+  `finish_reason: error`), `cut` (the connection ends there), `cut_before` (it ends before any header).
+  Charged like good answers: both cuts, `gave_up` (the error `status`, meant for 408 and 524: somebody on the
+  way did not wait for the answer), `no_usage` and `no_cost` (a good answer whose usage, or whose
+  `usage.cost`, is missing or null), and `dear` (it costs a thousand times the price).
+* `POST /_sim/generation` `{"unknown": N}`: `GET /generation` says 404 to the first N questions for each id.
+* `GET /_sim/charges`: what each generation was charged (`{"generation", "nano", "user", "key"}`);
+  `nano` is nano-dollars, rounded up once per generation, `user` the request's.
 * `POST /_sim/latency` `{"first": seconds before the answer, "chunk": seconds between pieces}`.
 * `GET /_sim/requests?count=N&wait=S&contains=TEXT`: the recorded chat requests (with a good key and a
   valid body), waiting up to S seconds for N of them.
@@ -24,8 +31,9 @@ import json
 import re
 import secrets
 import time
+from collections import Counter
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from aiohttp import web
@@ -80,6 +88,10 @@ FAILURES: dict[str, dict[str, Any]] = {
 }
 WITH_RETRY_AFTER = {"in_flight", "rate_limit"}
 MID_STREAM = {"mid_stream", "cut"}
+# Answers that were made, whatever the caller is told about them.
+CHARGED = {"cut_before", "gave_up", "no_usage", "no_cost", "dear"}
+KINDS = FAILURES.keys() | MID_STREAM | CHARGED
+TIMES_DEARER = 1000
 PROVIDER_ERROR = {
     "code": 502,
     "message": "Provider disconnected",
@@ -109,6 +121,9 @@ class State:
     generations: dict[str, dict[str, Any]] = field(default_factory=dict)
     revoked: set[str] = field(default_factory=set)
     usage: dict[str, Decimal] = field(default_factory=dict)
+    charges: list[dict[str, Any]] = field(default_factory=list)
+    unknown: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
     first: float = 0.0
     chunk: float = 0.0
 
@@ -257,8 +272,10 @@ async def generation(request: web.Request) -> web.Response:
     if bearer(request) is None:
         return unauthorized(request)
     wanted = request.query.get("id", "")
-    found = request.app[STATE].generations.get(wanted)
-    if found is None:
+    state = request.app[STATE]
+    found = state.generations.get(wanted)
+    state.asked[wanted] += 1
+    if found is None or state.asked[wanted] <= state.unknown:
         return error_response(404, f"Generation {wanted} not found")
     return web.json_response({"data": found})
 
@@ -277,6 +294,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         return error_response(400, 'Input required: specify "prompt" or "messages"')
     if body.get("model") not in PRICES:
         return error_response(400, f"{body.get('model')} is not a valid model ID")
+    if too_dear(body):
+        return error_response(404, "No endpoints found that satisfy the given max price.")
 
     text = last_user_message(body)
     state.requests.append(
@@ -291,7 +310,16 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     await state.changes.notify()
     failure = state.take_failure(text)
     identity = f"gen-{int(time.time())}-{secrets.token_urlsafe(15)}"
-    if failure and failure.kind not in MID_STREAM:
+    if failure and failure.kind in ("cut_before", "gave_up"):
+        await asyncio.sleep(state.first)
+        _, _, usage, cost = completion(body)
+        settle(state, key, body, identity, usage, cost, "cancelled")
+        if failure.kind == "gave_up":
+            return error_response(failure.status, "Timed out", headers={"X-Generation-Id": identity})
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response()
+    if failure and failure.kind in FAILURES:
         await asyncio.sleep(state.first)
         error = FAILURES[failure.kind]
         code = failure.status if failure.kind == "server_error" else error["code"]
@@ -303,6 +331,17 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     return await answer(request, key, body, identity, failure)
 
 
+def too_dear(body: dict[str, Any]) -> bool:
+    """Whether the model costs more than `provider.max_price` (USD per million tokens) allows."""
+    most = (body.get("provider") or {}).get("max_price") or {}
+    prices = dict(zip(("prompt", "completion"), PRICES[body["model"]][1:3], strict=True))
+    return any(
+        Decimal(price) * 1_000_000 > Decimal(str(most[what]))
+        for what, price in prices.items()
+        if what in most
+    )
+
+
 def settle(
     state: State,
     key: str,
@@ -312,8 +351,12 @@ def settle(
     cost: Decimal,
     reason: str,
 ) -> None:
-    """Charge the key and make the call visible to `GET /generation`."""
+    """Charge the key and make the call visible to `GET /generation`; the first word about it counts."""
+    if identity in state.generations:
+        return
     state.usage[key] = state.usage.get(key, Decimal(0)) + cost
+    nano = int((cost * 10**9).to_integral_value(ROUND_CEILING))
+    state.charges.append({"generation": identity, "nano": nano, "user": body.get("user"), "key": key})
     state.generations[identity] = {
         "id": identity,
         "model": body["model"],
@@ -337,13 +380,17 @@ async def whole(
     state = request.app[STATE]
     await asyncio.sleep(state.first)
     answer, reason, usage, cost = completion(body)
+    if failure and failure.kind == "dear":
+        cost = dearer(usage, cost)
     if failure and failure.kind == "cut":
         settle(state, key, body, identity, usage, cost, "cancelled")
         if request.transport is not None:
             request.transport.abort()
         return web.Response()
     choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "native_finish_reason": reason}
-    if failure:  # a provider that fails late: HTTP 200, no tokens, no charge (zero completion insurance)
+    if (
+        failure and failure.kind == "mid_stream"
+    ):  # a provider that fails late: HTTP 200, no tokens, no charge (zero completion insurance)
         choice |= {"finish_reason": "error", "error": PROVIDER_ERROR}
         answer, cost = "", Decimal(0)
         usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"], "cost": 0.0}
@@ -356,9 +403,23 @@ async def whole(
         "model": body["model"],
         "provider": "Simulated",
         "choices": [choice],
-        "usage": usage,
+        **reported(usage, failure),
     }
     return web.json_response(result, headers={"X-Generation-Id": identity})
+
+
+def dearer(usage: dict[str, Any], cost: Decimal) -> Decimal:
+    """A cost that nobody could expect; the usage object says it too."""
+    cost *= TIMES_DEARER
+    usage["cost"] = float(cost)
+    return cost
+
+
+def reported(usage: dict[str, Any], failure: Failure | None) -> dict[str, Any]:
+    """The answer's member `usage`, as far as the failure lets the caller see it."""
+    if failure and failure.kind == "no_usage":
+        return {}
+    return {"usage": usage | {"cost": None} if failure and failure.kind == "no_cost" else usage}
 
 
 async def stream(
@@ -367,6 +428,9 @@ async def stream(
     """A chat answered as server-sent events."""
     state = request.app[STATE]
     answer, reason, usage, cost = completion(body)
+    if failure and failure.kind == "dear":
+        cost = dearer(usage, cost)
+    broken = failure is not None and failure.kind in MID_STREAM
     headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Generation-Id": identity}
     response = web.StreamResponse(headers=headers)
     head = {
@@ -393,7 +457,7 @@ async def stream(
             await response.write(KEEP_ALIVE)
         pieces = [answer[at : at + PIECE] for at in range(0, len(answer), PIECE)]
         for number, piece in enumerate(pieces):
-            if failure and number == failure.after:
+            if broken and failure and number == failure.after:
                 break
             await send(choices=[choice(piece)])
             await asyncio.sleep(state.chunk)
@@ -402,13 +466,14 @@ async def stream(
             if request.transport is not None:
                 request.transport.abort()
             return response
-        if failure:
+        if broken:
             await send(choices=[choice("", "error")], error=PROVIDER_ERROR)
             settle(state, key, body, identity, usage, Decimal(0), "error")
         else:
             await send(choices=[choice("", reason)])
             settle(state, key, body, identity, usage, cost, reason)
-            await send(choices=[], usage=usage)
+            if told := reported(usage, failure):
+                await send(choices=[], **told)
             await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
     except ConnectionResetError:
@@ -424,8 +489,8 @@ async def sim_fail(request: web.Request) -> web.Response:
         failure = Failure(**order)
     except TypeError as error:
         raise web.HTTPBadRequest(text=f"{error}\n") from error
-    if failure.kind not in FAILURES.keys() | MID_STREAM:
-        raise web.HTTPBadRequest(text=f"kind must be one of {sorted(FAILURES.keys() | MID_STREAM)}\n")
+    if failure.kind not in KINDS:
+        raise web.HTTPBadRequest(text=f"kind must be one of {sorted(KINDS)}\n")
     request.app[STATE].failures.append(failure)
     return web.json_response({})
 
@@ -437,6 +502,17 @@ async def sim_latency(request: web.Request) -> web.Response:
     state.first = float(order.get("first", 0))
     state.chunk = float(order.get("chunk", 0))
     return web.json_response({})
+
+
+async def sim_generation(request: web.Request) -> web.Response:
+    """Say how late `GET /generation` knows a call."""
+    request.app[STATE].unknown = int((await json_object(request)).get("unknown", 0))
+    return web.json_response({})
+
+
+async def sim_charges(request: web.Request) -> web.Response:
+    """List what was charged, oldest first."""
+    return web.json_response({"charges": request.app[STATE].charges})
 
 
 async def sim_requests(request: web.Request) -> web.Response:
@@ -464,6 +540,8 @@ async def sim_reset(request: web.Request) -> web.Response:
     state.failures.clear()
     state.requests.clear()
     state.revoked.clear()
+    state.asked.clear()
+    state.unknown = 0
     state.first = state.chunk = 0.0
     return web.json_response({})
 
@@ -478,6 +556,8 @@ def make_app() -> web.Application:
     app.router.add_post("/api/v1/chat/completions", chat_completions)
     app.router.add_post("/_sim/fail", sim_fail)
     app.router.add_post("/_sim/latency", sim_latency)
+    app.router.add_post("/_sim/generation", sim_generation)
+    app.router.add_get("/_sim/charges", sim_charges)
     app.router.add_get("/_sim/requests", sim_requests)
     app.router.add_post("/_sim/revoke", sim_revoke)
     app.router.add_post("/_sim/reset", sim_reset)

@@ -170,3 +170,68 @@ async def test_recorded_requests_can_be_awaited(openrouter_api: Client) -> None:
     assert recorded[0]["headers"]["authorization"].startswith("Bearer ")
     await openrouter_api.post("/_sim/reset")
     assert (await (await openrouter_api.get("/_sim/requests")).json())["requests"] == []
+
+
+async def charges(client: Client) -> list[dict[str, Any]]:
+    """The simulator's books."""
+    return list((await (await client.get("/_sim/charges")).json())["charges"])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_books_hold_each_call_once_in_nano_dollars_rounded_up(
+    openrouter_api: Client, stream: bool
+) -> None:
+    body = HELLO | {"model": "meta-llama/llama-3.3-70b-instruct", "user": "bot", "stream": stream}
+    reply = await openrouter_api.post(CHAT, json=body)
+    text = await reply.text()
+    answer = parsed(text.strip().split("\n\n"))[-1] if stream else json.loads(text)
+    usage = answer["usage"]
+    (charge,) = await charges(openrouter_api)
+    assert (charge["generation"], charge["user"]) == (answer["id"], "bot")
+    assert charge["nano"] == usage["prompt_tokens"] * 42 + usage["completion_tokens"] * 280
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("kind", ["no_usage", "no_cost"])
+async def test_answer_that_hides_its_cost_is_charged(openrouter_api: Client, kind: str, stream: bool) -> None:
+    await openrouter_api.post("/_sim/fail", json={"kind": kind})
+    text = await (await openrouter_api.post(CHAT, json=HELLO | {"stream": stream})).text()
+    answers = parsed(text.strip().split("\n\n")) if stream else [json.loads(text)]
+    usages = [answer["usage"] for answer in answers if "usage" in answer]
+    assert [usage["cost"] for usage in usages] == ([] if kind == "no_usage" else [None])
+    assert (await charges(openrouter_api))[0]["nano"] > 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_answer_that_never_arrives_is_charged(openrouter_api: Client, stream: bool) -> None:
+    await openrouter_api.post("/_sim/fail", json={"kind": "cut_before"})
+    with pytest.raises(ServerDisconnectedError):
+        await openrouter_api.post(CHAT, json=HELLO | {"stream": stream})
+    await openrouter_api.post("/_sim/fail", json={"kind": "gave_up", "status": 524})
+    assert (await openrouter_api.post(CHAT, json=HELLO | {"stream": stream})).status == 524
+    assert [charge["nano"] > 0 for charge in await charges(openrouter_api)] == [True, True]
+
+
+async def test_dear_answer_says_what_it_costs(openrouter_api: Client) -> None:
+    await openrouter_api.post("/_sim/fail", json={"kind": "dear"})
+    answers = [await (await openrouter_api.post(CHAT, json=HELLO)).json() for _ in range(2)]
+    dear, normal = (charge["nano"] for charge in await charges(openrouter_api))
+    assert dear == 1000 * normal
+    assert [answer["usage"]["cost"] for answer in answers] == [dear / 1e9, normal / 1e9]
+
+
+async def test_generation_can_be_known_late(openrouter_api: Client) -> None:
+    await openrouter_api.post("/_sim/generation", json={"unknown": 2})
+    answer = await (await openrouter_api.post(CHAT, json=HELLO)).json()
+    asked = [
+        (await openrouter_api.get("/api/v1/generation", params={"id": answer["id"]})).status for _ in range(3)
+    ]
+    assert asked == [404, 404, 200]
+
+
+@pytest.mark.parametrize(("prompt", "status"), [(2.99, 404), (3, 200)])
+async def test_model_above_the_max_price_has_no_provider(
+    openrouter_api: Client, prompt: float, status: int
+) -> None:
+    limited = HELLO | {"provider": {"max_price": {"prompt": prompt, "completion": 15}}}
+    assert (await openrouter_api.post(CHAT, json=limited)).status == status

@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 import sys
+import time
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +22,10 @@ TOKEN = "7000000042:AAdemoDemoDemoDemoDemoDemoDemoDemo0"
 RESULT = OPERATOR / "result.json"
 # The gateway token is shown once; the demo is its customer and keeps it.
 GATEWAY_TOKEN = OPERATOR / "gateway-token"
+
+# So little that a few messages use it up: dollars, at the fixed model's price.
+BALANCE = "0.002"
+MOST_MESSAGES = 50
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -46,8 +51,39 @@ async def talk(bot: dict[str, Any], gateway_token: str) -> None:
         console.print(f"[green]✓[/green] {bot['url']}webhook, “Hello over HTTPS” → [cyan]{answer}[/cyan]")
 
 
+async def drain(bot: dict[str, Any]) -> None:
+    """Write to the bot until its balance is used up, and show what it says then."""
+    async with TelegramUser(bot["telegram_id"]) as user:
+        for number in range(1, MOST_MESSAGES + 1):
+            await user.write("Tell me more")
+            answer = await user.read()
+            if "used up" in answer:
+                console.print(f"[green]✓[/green] message {number} → [cyan]{answer}[/cyan]")
+                return
+    raise RuntimeError(f"{MOST_MESSAGES} messages did not use the balance up")
+
+
+async def resume(bot: dict[str, Any]) -> None:
+    """Write to the bot once more, after the top-up."""
+    async with TelegramUser(bot["telegram_id"]) as user:
+        await user.write("Hello again")
+        console.print(f"[green]✓[/green] Telegram, “Hello again” → [cyan]{await user.read()}[/cyan]")
+
+
+def spend(bot: dict[str, Any]) -> None:
+    """Drain the bot, top it up, and hear from it again: all with one and the same process."""
+    started = ("docker", "inspect", "--format", "{{.State.StartedAt}}", f"clawdeploy-{bot['id']}")
+    before = lab.vps().exec(*started)
+    asyncio.run(drain(bot))
+    payment = {"bot": "demo", "amount": BALANCE, "ref": f"demo-{time.time_ns()}"}
+    play(console, f"top_up_bot: ${BALANCE}", "playbooks/top_up_bot.yml", payment)
+    asyncio.run(resume(bot))
+    if lab.vps().exec(*started) != before:
+        raise RuntimeError("the bot was restarted, which a top-up must not need")
+
+
 def up() -> None:
-    """Bring up what is missing, deploy, talk, and end with the card."""
+    """Bring up what is missing, deploy, talk, spend the balance, top it up, and end with the card."""
     vps = lab.up()
     image = build_image(lab.CA_BUNDLE)
     write_env()
@@ -59,6 +95,7 @@ def up() -> None:
         {
             "token": TOKEN,
             "bot_name": "demo",
+            "balance": BALANCE,
             "bot_image": image.tag,
             "bot_image_archive": image.archive,
             "result_file": str(RESULT),
@@ -70,6 +107,7 @@ def up() -> None:
         GATEWAY_TOKEN.touch(mode=0o600)
         GATEWAY_TOKEN.write_text(bot["gateway_token"])
     asyncio.run(talk(bot, GATEWAY_TOKEN.read_text()))
+    spend(bot)
     card = re.search(r"^─+$.*^─+$", deployed.output, re.MULTILINE | re.DOTALL)
     assert card is not None, deployed.output
     console.print("\n" + card[0], markup=False)

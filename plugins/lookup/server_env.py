@@ -26,6 +26,7 @@ options:
       - DEFAULT_RATE_LIMIT_BURST
       - DEFAULT_CPU_LIMIT
       - DEFAULT_MEM_LIMIT
+      - DEFAULT_BALANCE
       - SUPPORT_EMAIL
   default:
     description:
@@ -74,6 +75,7 @@ NAMES = (
     "DEFAULT_RATE_LIMIT_BURST",
     "DEFAULT_CPU_LIMIT",
     "DEFAULT_MEM_LIMIT",
+    "DEFAULT_BALANCE",
     "SUPPORT_EMAIL",
 )
 

@@ -6,6 +6,7 @@ author: clawDeploy contributors (@clawdeploy)
 short_description: Run bots' containers and wait until they answer through TLS
 version_added: 0.1.0
 description:
+  - Opens the accounts of new bots.
   - Takes all bots of a run at once and looks at all their containers at once. Only where the specification's
     hash, kept with the container, or the configuration differs is anything done, several at a time, through
     Docker's own SDK.
@@ -38,6 +39,16 @@ options:
         description: What pins its image.
         type: str
         required: true
+      balance:
+        description: Dollars that its account opens with, if it has none yet.
+        type: str
+        required: true
+      spend_limit:
+        description:
+          - Who pays for its calls. V(prepaid) (its balance), V(unlimited), or dollars a day or a month, such
+            as V(2.00/day).
+          - As it is if not given; V(prepaid) for a new bot.
+        type: str
       container:
         description:
           - What the container should be. All of C(image), C(hostname), C(command), C(env), C(user),
@@ -60,6 +71,7 @@ EXAMPLES = """
       - id: abcdefghij01
         config_hash: "{{ homes.bots[0].config_hash }}"
         image_digest: "{{ image }}"
+        balance: "1.00"
         container: "{{ specification }}"
 """
 
@@ -73,6 +85,11 @@ bots:
 actions:
   description: Id of each bot and what became of its container, one of create, replace, restart, start, keep.
   type: dict
+  returned: success
+accounts:
+  description: The bots' accounts. Amounts are nano-dollars, but C(balance_dollars) is as people write it.
+  type: list
+  elements: dict
   returned: success
 maps:
   description: Names of the edge's maps that were changed.
@@ -88,6 +105,8 @@ BOT = {
     "id": {"type": "str", "required": True},
     "config_hash": {"type": "str", "required": True},
     "image_digest": {"type": "str", "required": True},
+    "balance": {"type": "str", "required": True},
+    "spend_limit": {"type": "str"},
     "container": {"type": "dict", "required": True},
 }
 

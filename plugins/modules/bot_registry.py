@@ -66,6 +66,13 @@ options:
         type: str
         choices: [api, ui]
         required: true
+      llm_refusal:
+        description:
+          - How the agent is told that a call cannot be paid. V(message) answers in the model's name, for
+            agents that hide errors from their users; V(error) is an HTTP error.
+        type: str
+        choices: [message, error]
+        default: error
       image:
         description: Image of the agent, as the user names it.
         type: str
@@ -160,6 +167,7 @@ BOT = {
     "open_to_all": {"type": "bool", "default": False},
     "rotate_gateway_token": {"type": "bool", "default": False, "no_log": False},
     "interface": {"type": "str", "choices": ["api", "ui"], "required": True},
+    "llm_refusal": {"type": "str", "choices": ["message", "error"], "default": "error"},
     "image": {"type": "str", "required": True},
     "edge": {"type": "dict", "required": True, "options": EDGE},
 }

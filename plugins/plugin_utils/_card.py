@@ -22,6 +22,15 @@ def _access(bot: Mapping[str, Any]) -> str:
     return f"only {bot['owner']}" if bot["owner"] else "nobody until it is claimed"
 
 
+def _account(bot: Mapping[str, Any]) -> str:
+    account = bot["account"]
+    if account["spend_limit"] == "prepaid":
+        return f"${account['balance_dollars']} for its model; more: ansible-playbook playbooks/top_up_bot.yml"
+    if account["spend_limit"] == "unlimited":
+        return "none needed: you pay for whatever its model costs"
+    return f"none needed: you pay for its model, up to ${account['spend_limit']}"
+
+
 def _claim(bot: Mapping[str, Any]) -> str:
     """How to become the owner; empty if the bot has one or needs none."""
     claim = bot["claim"]
@@ -54,6 +63,7 @@ def _card(bot: Mapping[str, Any], support: str) -> list[str]:
         ("Gateway token", bot["gateway_token"] or KEPT),
         ("Agent", f"{bot['agent']}, plan {bot['plan']}"),
         ("Limits", _limits(bot["limits"])),
+        ("Balance", _account(bot)),
         ("Telegram", _access(bot)),
         ("Claim", _claim(bot)),
         ("Support", support),

@@ -21,6 +21,8 @@ OPTIONS = (
     "bot_env",
     "bot_config",
     "open_to_all",
+    "balance",
+    "spend_limit",
     "rotate_gateway_token",
 )
 
@@ -33,6 +35,9 @@ _OWNER = re.compile(r"[1-9][0-9]{0,15}|@[A-Za-z][A-Za-z0-9_]{3,31}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _TAGGED = re.compile(r"[^\s@]+(:[\w][\w.-]{0,127}|@sha256:[0-9a-f]{64})")
+# As the host reads them (clawdeploy.money).
+_DOLLARS = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?")
+_PERIOD = re.compile(rf"{_DOLLARS.pattern}/(day|month)")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -118,6 +123,23 @@ def _environment(value: Any) -> dict[str, str]:
     return result
 
 
+def _dollars(value: Any) -> str:
+    # YAML and JSON have numbers for amounts: 5.00 arrives as 5.0.
+    text = str(value).strip() if isinstance(value, float) else _text(value)
+    if not _DOLLARS.fullmatch(text):
+        raise SettingError(f"{text!r} is not an amount in US dollars; write for example 5.00")
+    return text
+
+
+def _spend_limit(value: Any) -> str:
+    limit = _text(value)
+    if limit in ("prepaid", "unlimited") or _PERIOD.fullmatch(limit):
+        return limit
+    raise SettingError(
+        f"{limit!r} is unknown; write prepaid, unlimited, or dollars a day or a month, such as 2.00/day"
+    )
+
+
 def _boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -138,6 +160,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "bot_env": _environment,
     "bot_config": _mapping,
     "open_to_all": _boolean,
+    "balance": _dollars,
+    "spend_limit": _spend_limit,
     "rotate_gateway_token": _boolean,
 }
 _ABSENT: dict[str, Any] = {"bot_env": {}, "bot_config": {}, "rotate_gateway_token": False}

@@ -80,7 +80,8 @@ def balance(machine: Machine, as_json: bool, bots: tuple[str, ...]) -> None:
     show_table(lines)
 
 
-@click.command(name="top-up")
+# A negative amount is not an option that is unknown, but an amount that is wrong.
+@click.command(name="top-up", context_settings={"ignore_unknown_options": True})
 @click.option("--ref", required=True, help="Name of the payment, such as an invoice's number.")
 @click.argument("bot")
 @click.argument("amount")

@@ -41,3 +41,9 @@ async def test_a_deploy_finds_nothing_to_do_and_the_customer_is_answered(
     async with TelegramUser(bot.card["telegram_id"]) as owner:
         await owner.write("after reboot")
         assert "after reboot" in await owner.read(wait=45)
+
+
+def test_the_books_are_in_order(vps: lab.Vps) -> None:
+    books = clawctl(vps, "ledger", "verify")
+    assert books["ok"], books["problems"]
+    assert books["calls"]

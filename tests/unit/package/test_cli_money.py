@@ -82,7 +82,7 @@ def test_a_top_up_counts_once_for_each_ref(machine: Machine, bot: str) -> None:
     assert ask(machine, "balance", "support")["accounts"][0]["balance_dollars"] == "6.00"
 
 
-@pytest.mark.parametrize("amount", ["0", "five", "1e3", "0.0000000001", "1000001"])
+@pytest.mark.parametrize("amount", ["0", "-5", "five", "1e3", "0.0000000001", "1000001"])
 def test_an_amount_that_is_none_is_refused_with_an_example(machine: Machine, bot: str, amount: str) -> None:
     refused = run(machine, "top-up", bot, amount, "--ref", "x", code=1)
     assert repr(amount) in refused.stderr

@@ -28,6 +28,7 @@ BOT: dict[str, Any] = {
     "open_to_all": False,
     "gateway_token": "cg_secret",
     "claim": {"state": "issued", "link": LINK, "expires": "2026-11-23T10:00:00+00:00"},
+    "account": {"balance_dollars": "1.00", "spend_limit": "prepaid"},
     "talk": "curl https://mybot.bots.example.com/webhook\n",
 }
 AGAIN = {**BOT, "gateway_token": None, "claim": {"state": "pending", "link": None, "expires": "tomorrow"}}
@@ -36,7 +37,16 @@ AGAIN = {**BOT, "gateway_token": None, "claim": {"state": "pending", "link": Non
 def test_first_card_has_everything_to_begin_with() -> None:
     text = render([BOT], "help@example.com")
     assert "0.5 CPU, 64 MiB memory, 1024 MiB disk, 5 requests/s (burst 20)" in text
-    parts = (BOT["url"], "cg_secret", LINK, "2026-11-23", "curl https://", "help@example.com", "@my_bot")
+    parts = (
+        BOT["url"],
+        "cg_secret",
+        LINK,
+        "2026-11-23",
+        "curl https://",
+        "help@example.com",
+        "@my_bot",
+        "$1.00",
+    )
     assert [part for part in parts if part not in text] == []
 
 
@@ -84,3 +94,13 @@ def test_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="taken"):
         write_private(tmp_path / "taken", "x")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize(
+    ("spend_limit", "told"),
+    [("2.00/day", "you pay for its model, up to $2.00/day"), ("unlimited", "whatever")],
+)
+def test_a_card_says_who_pays(spend_limit: str, told: str) -> None:
+    text = render([{**BOT, "account": {"balance_dollars": "0.00", "spend_limit": spend_limit}}], "")
+    assert told in text
+    assert "$0.00" not in text

@@ -33,6 +33,8 @@ def test_a_token_is_enough() -> None:
             "bot_env": {},
             "bot_config": {},
             "open_to_all": None,
+            "balance": None,
+            "spend_limit": None,
             "rotate_gateway_token": False,
         }
     ]
@@ -175,3 +177,31 @@ def test_result_file_needs_a_directory(tmp_path: Path) -> None:
     assert check_result_file(str(tmp_path / "no" / "cards.json")) == [
         f"result_file: no directory {tmp_path / 'no'} on this machine; create it first"
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "read"), [("5.00", "5.00"), (5, "5"), (5.5, "5.5"), ("0.000000001", "0.000000001")]
+)
+def test_amounts_are_taken_as_people_and_yaml_write_them(given: object, read: str) -> None:
+    bots, found = read_entries([{"token": TOKEN, "balance": given}])
+    assert found == []
+    assert bots[0]["balance"] == read
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("balance", "5,00"),
+        ("balance", "-1"),
+        ("balance", 1e-12),
+        ("balance", True),
+        ("balance", "12345678"),
+        ("spend_limit", "2.00/week"),
+        ("spend_limit", "much"),
+        ("spend_limit", 2),
+    ],
+)
+def test_money_that_makes_no_sense_is_refused_by_name(setting: str, value: object) -> None:
+    _, (problem,) = read_entries([{"token": TOKEN, setting: value}])
+    assert problem.startswith(f"{setting}: ")
+    assert "5.00" in problem or "2.00/day" in problem or "expected text" in problem

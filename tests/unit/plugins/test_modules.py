@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.clawdeploy.fleet.plugins.modules import (
+    bot_balance,
     bot_home,
+    bot_info,
     bot_live,
     bot_registry,
     bot_routes,
+    bot_top_up,
     host_info,
 )
 
@@ -32,6 +35,7 @@ BOT = {
     "open_to_all": False,
     "rotate_gateway_token": False,
     "interface": "api",
+    "llm_refusal": "message",
     "image": "nullclaw:1",
     "edge": EDGE,
 }
@@ -186,8 +190,44 @@ def test_unhealthy_bot_is_reported_not_a_failure(
 ) -> None:
     sick = {"id": "a", "healthy": False, "reason": "exited", "log_tail": ["boom"]}
     answers["live"] = {"changed": True, "diff": {}, "maps": [], "bots": [sick]}
-    deployed = [{"id": "a", "config_hash": "h", "image_digest": "sha256:1", "container": {"image": "x:1"}}]
+    deployed = [
+        {
+            "id": "a",
+            "config_hash": "h",
+            "image_digest": "sha256:1",
+            "balance": "1.00",
+            "spend_limit": None,
+            "container": {"image": "x:1"},
+        }
+    ]
     result = run_module(bot_live, run_id="0011aabb", bots=deployed, timeout=5)
     assert result.get("failed", False) is False
     assert result["bots"][0]["log_tail"] == ["boom"]
     assert calls() == [[["live", "--timeout", "5", "--json"], {"run_id": "0011aabb", "bots": deployed}]]
+
+
+def test_a_top_up_changes_something_once_and_says_what(
+    run_module: RunModule, answers: dict[str, Any], calls: Calls
+) -> None:
+    payment = {"bot": "support", "amount": "5.00", "ref": "--invoice"}
+    paid = {"changed": True, "diff": {"before": "$1.00", "after": "$6.00"}, "balance_dollars": "6.00"}
+    answers["top-up"] = paid
+    assert run_module(bot_top_up, check_mode=True, **payment)["changed"]
+    result = run_module(bot_top_up, **payment)
+    assert (result["changed"], result["diff"]["after"], result["balance_dollars"]) == (True, "$6.00", "6.00")
+    answers["top-up"] = paid | {"changed": False}
+    assert not run_module(bot_top_up, check_mode=True, **payment)["changed"]
+    assert not run_module(bot_top_up, **payment)["changed"]
+    argv = ["top-up", "--ref=--invoice", "support", "5.00", "--json"]
+    assert [call[0] for call in calls()] == [[*argv[:2], "--check", *argv[2:]], argv] * 2
+
+
+def test_balances_and_bots_are_read(run_module: RunModule, answers: dict[str, Any], calls: Calls) -> None:
+    answers["balance"] = {"accounts": [{"id": "a"}]}
+    answers["list"] = {"bots": [{"id": "a", "account": None}]}
+    assert run_module(bot_balance, bots=["a"])["accounts"] == [{"id": "a"}]
+    assert run_module(bot_balance)["changed"] is False
+    assert run_module(bot_info)["bots"] == [{"id": "a", "account": None}]
+    assert [call[0] for call in calls()] == [
+        ["balance", "a", "--json"], ["balance", "--json"], ["list", "--json"]
+    ]  # fmt: skip

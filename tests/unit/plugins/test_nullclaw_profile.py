@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from clawdeploy.containers import ContainerSpec
+from clawdeploy.containers import LiveBot
 from tests.unit.plugins.conftest import ROLE, Evaluate
 
 HOST = {
@@ -42,6 +42,8 @@ BOT: dict[str, Any] = {
     "token": "123456789:" + "A" * 35,
     "llm_key": "sk-claw-" + "k" * 43,
     "internal_token": "ci_" + "t" * 43,
+    "balance": None,
+    "spend_limit": None,
     "bot_env": {},
     "bot_config": {},
 }
@@ -64,20 +66,36 @@ def config(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
     return parsed
 
 
-def spec(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
+def to_run(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
     value: dict[str, Any] = evaluate(
         "__bot_to_run",
         bot={**BOT, **changes},
         __bot_look={"host": HOST},
         __bot_homes={"bots": [{"id": BOT["id"], "config_hash": "c" * 64}]},
         __bot_pinned={BOT["image"]: "sha256:" + "a" * 64},
-    )["container"]
+        bot_default_balance="1.00",
+    )
     return value
 
 
+def spec(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
+    container: dict[str, Any] = to_run(evaluate, **changes)["container"]
+    return container
+
+
 def test_the_specification_is_one_that_clawctl_takes(evaluate: Evaluate) -> None:
-    found = msgspec.json.decode(json.dumps(spec(evaluate)), type=ContainerSpec)
-    assert found.memory == BOT["limits"]["memory_limit"]
+    found = msgspec.json.decode(json.dumps(to_run(evaluate)), type=LiveBot)
+    assert found.container.memory == BOT["limits"]["memory_limit"]
+
+
+def test_a_bot_begins_with_what_it_is_given_or_else_with_what_all_get(evaluate: Evaluate) -> None:
+    assert to_run(evaluate)["balance"] == "1.00"
+    given = to_run(evaluate, balance="0", spend_limit="2.00/day")
+    assert (given["balance"], given["spend_limit"]) == ("0", "2.00/day")
+
+
+def test_agent_that_hides_errors_is_refused_in_words(profile: dict[str, Any]) -> None:
+    assert profile["llm_refusal"] == "message"
 
 
 # --- configuration ---

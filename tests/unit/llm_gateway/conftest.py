@@ -26,6 +26,7 @@ async def upstream() -> AsyncIterator[Upstream]:
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_post("/api/v1/chat/completions", script.handle)
     app.router.add_get("/api/v1/generation", script.generation)
+    app.router.add_get("/api/v1/models", script.list_models)
     server = TestServer(app, host="127.0.0.1")
     await server.start_server(shutdown_timeout=0.1)
     script.url = str(server.make_url("/api/v1"))

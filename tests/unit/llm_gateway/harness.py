@@ -17,6 +17,7 @@ SERVER_KEY = "sk-or-v1-server-key-0123456789"
 BOT_KEY = "sk-claw-bot"
 BOT = "botaaaaaaaaa"
 NEIGHBOUR = "botbbbbbbbbb"
+CHAT = "/api/v1/chat/completions"
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -29,6 +30,7 @@ class Upstream:
         self.answer: Answer = self._echo
         self.generations: dict[str, Any] = {}
         self.lookups: list[str] = []
+        self.models: Any = {"data": []}
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -41,6 +43,10 @@ class Upstream:
         self.lookups.append(request.query["id"])
         found = self.generations.get(request.query["id"])
         return web.json_response({"data": found} if found else {}, status=200 if found else 404)
+
+    async def list_models(self, _request: web.Request) -> web.Response:
+        """``models``: the table of prices."""
+        return web.json_response(self.models)
 
     async def _echo(self, _request: web.Request) -> web.Response:
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "cost": 0.0000123}
@@ -128,3 +134,32 @@ class Bots:
 def chat(**fields: Any) -> dict[str, Any]:
     """A small chat completion request."""
     return {"model": "any/model", "messages": [{"role": "user", "content": "hi"}]} | fields
+
+
+Start = Callable[..., Awaitable[Bots]]
+
+
+async def refusal(response: aiohttp.ClientResponse) -> tuple[int, str]:
+    """The answer's status and message, after a check that it has OpenRouter's error shape."""
+    error = (await response.json())["error"]
+    assert set(error) == {"code", "message"}
+    assert error["code"] == response.status
+    return response.status, error["message"]
+
+
+async def post(
+    bots: Bots, address: str = "127.0.0.2", key: str | None = BOT_KEY, **fields: Any
+) -> tuple[int, str]:
+    """Make a call that is refused: its status and message."""
+    async with bots.session(address, key) as bot, bot.post(CHAT, json=chat(**fields)) as response:
+        return await refusal(response)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
+    """Wait until ``condition`` holds. Raises RetryError when it does not in time."""
+    until = AsyncRetrying(
+        retry=retry_if_result(lambda holds: not holds),
+        wait=wait_fixed(0.02),
+        stop=stop_after_delay(seconds),
+    )
+    await until(condition)

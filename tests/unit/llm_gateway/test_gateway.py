@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import logging
 import socket
-from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -14,26 +13,19 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tests.simulators import openrouter
-from tests.unit.llm_gateway.harness import BOT, BOT_KEY, MODEL, SERVER_KEY, Bots, Upstream, chat
-
-Start = Callable[..., Awaitable[Bots]]
-CHAT = "/api/v1/chat/completions"
-
-
-async def refusal(response: aiohttp.ClientResponse) -> tuple[int, str]:
-    """The answer's status and message, after a check that it has OpenRouter's error shape."""
-    error = (await response.json())["error"]
-    assert set(error) == {"code", "message"}
-    assert error["code"] == response.status
-    return response.status, error["message"]
-
-
-async def post(
-    bots: Bots, address: str = "127.0.0.2", key: str | None = BOT_KEY, **fields: Any
-) -> tuple[int, str]:
-    async with bots.session(address, key) as bot, bot.post(CHAT, json=chat(**fields)) as response:
-        return await refusal(response)
-
+from tests.unit.llm_gateway.harness import (
+    BOT,
+    BOT_KEY,
+    CHAT,
+    MODEL,
+    SERVER_KEY,
+    Bots,
+    Start,
+    Upstream,
+    chat,
+    post,
+    refusal,
+)
 
 # What a bot gets
 

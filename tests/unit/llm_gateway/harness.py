@@ -198,6 +198,7 @@ def chat(**fields: Any) -> dict[str, Any]:
 
 
 Start = Callable[..., Awaitable[Bots]]
+Billed = Callable[..., Awaitable[Bots]]
 
 
 async def refusal(response: aiohttp.ClientResponse) -> tuple[int, str]:

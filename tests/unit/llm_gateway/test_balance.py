@@ -30,7 +30,7 @@ from tests.unit.llm_gateway.harness import (
 )
 
 # With 300 tokens of answer, a call whose real cost is more than half of its bound, as a long answer's is.
-LONG = {"messages": [{"role": "user", "content": "x" * 1200}], "max_tokens": 300}
+LONG: dict[str, Any] = {"messages": [{"role": "user", "content": "x" * 1200}], "max_tokens": 300}
 SPENT = "This bot's prepaid balance is used up. Write to help@example.test."
 
 
@@ -217,7 +217,7 @@ async def test_a_bot_without_an_account_is_refused_like_one_without_money(
 async def bound_of_question(bots: Bots, upstream: Upstream) -> int:
     """Nano-dollars of a small call's bound without any answer (a token of it costs 2000)."""
     await answered(bots)
-    return (await bots.settled())[0]["held"] - 2000 * int(upstream.bodies[-1]["max_tokens"])
+    return int((await bots.settled())[0]["held"]) - 2000 * int(upstream.bodies[-1]["max_tokens"])
 
 
 @pytest.mark.parametrize(

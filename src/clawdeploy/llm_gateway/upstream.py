@@ -52,7 +52,7 @@ class Failure(msgspec.Struct, frozen=True):
     def retry_after(self) -> int | None:
         """Seconds that the answer asks to wait (RFC 9110, 10.2.3; dates are not used there)."""
         wait = self.headers.get(hdrs.RETRY_AFTER, "")
-        return int(wait) if wait.isdecimal() and len(wait) < 7 else None
+        return int(wait) if wait.isascii() and wait.isdecimal() and len(wait) < 7 else None
 
     @property
     def transient(self) -> bool:

@@ -32,7 +32,7 @@ class Upstream:
         self.generations: dict[str, Any] = {}
         self.lookups: list[str] = []
         self.look_up: Answer = self._known
-        self.models: Any = {"data": []}
+        self.models: Any = {"data": [{"id": MODEL, "pricing": {"prompt": "1", "completion": "1"}}]}
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:

@@ -61,7 +61,8 @@ async def test_two_hundred_calls_at_once_never_overspend_and_what_is_left_serves
     budget = 20 * cost
     before = len(await simulator.charges())
     await simulator.order("latency", first=0.05)
-    limits = {"calls_per_bot": 200, "calls_per_minute": 100_000, "read_timeout": 10.0}
+    limits: dict[str, Any] = {"calls_per_bot": 200, "calls_per_minute": 100_000}
+    limits |= {"connect_timeout": 30.0, "read_timeout": 30.0, "call_timeout": 30.0}
     bots = await billed(balance=f"{budget // NANO}.{budget % NANO:09d}", **limits)
     served = 0
 

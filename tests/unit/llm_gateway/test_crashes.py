@@ -147,6 +147,8 @@ async def test_two_hundred_kills_under_load_lose_nothing_and_charge_nothing_twic
         "base_url": simulator.url,
         "model": SIMULATED,
         "price": None,
+        "connect_timeout": 10.0,
+        "read_timeout": 10.0,
         "calls_per_bot": 50,
         "calls_per_minute": 1_000_000,
         "lookup_delays": (0.05, 0.2, 1.0, 3.0),
@@ -186,5 +188,5 @@ async def test_two_hundred_kills_under_load_lose_nothing_and_charge_nothing_twic
         assert "Traceback" not in (host.directory / "log").read_text()
     served = sum(len(host.served) for host in hosts)
     print(f"{KILLS} kills in {took:.0f} s, {len(charges)} calls charged, {served} served, {dict(how)}")
-    assert how["usage"] > KILLS / 4
+    assert how["usage"] > KILLS / 10
     assert how["generation"] > 0

@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,24 +12,15 @@ import msgspec
 
 from clawdeploy.clitools import Machine, say, show_table, table, verb
 from clawdeploy.errors import ClawError
-from clawdeploy.watchdog.config import CONFIG_FILE, MEASURES, Measure, load
 
 if TYPE_CHECKING:
+    from clawdeploy.watchdog.config import Measure
     from clawdeploy.watchdog.service import Status
 
 # A round may take a moment; after so many intervals without one the service hangs or is gone.
 _STALE = 3
 # Share of a limit from which on a value is shown as near it.
 _NEAR = 0.8
-
-_config = click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    default=CONFIG_FILE,
-    show_default=True,
-    help="Settings (JSON).",
-)
 
 
 @click.group()
@@ -39,21 +29,21 @@ def watch() -> None:
 
 
 @watch.command()
-@_config
 @verb
-def serve(machine: Machine, as_json: bool, config_file: Path) -> None:
+def serve(machine: Machine, as_json: bool) -> None:
     """Watch this host's bots until SIGTERM (a service runs this).
 
     \b
     Example: systemctl status clawdeploy-watchdog
     """
     from clawdeploy.notify import Notifier, ways
+    from clawdeploy.watchdog.config import load
     from clawdeploy.watchdog.metrics import Metrics
     from clawdeploy.watchdog.sensors import Sensors
     from clawdeploy.watchdog.service import Watchdog
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    config, metrics, stop = load(config_file), Metrics(), threading.Event()
+    config, metrics, stop = load(machine.paths.watchdog_file), Metrics(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
@@ -73,18 +63,18 @@ def serve(machine: Machine, as_json: bool, config_file: Path) -> None:
 
 
 @watch.command()
-@_config
 @verb
-def status(machine: Machine, as_json: bool, config_file: Path) -> None:
+def status(machine: Machine, as_json: bool) -> None:
     """Show what the watchdog sees: each rule's last value, and hits of those it takes for the next step.
 
     \b
     Example: clawctl watch status
              clawctl watch status --json
     """
+    from clawdeploy.watchdog.config import load
     from clawdeploy.watchdog.service import Status
 
-    config = load(config_file)
+    config = load(machine.paths.watchdog_file)
     try:
         found = msgspec.json.decode(config.status_file.read_bytes(), type=Status)
     except (OSError, msgspec.DecodeError):
@@ -100,9 +90,10 @@ def status(machine: Machine, as_json: bool, config_file: Path) -> None:
 
 
 def _table(found: "Status") -> None:
+    from clawdeploy.watchdog.config import MEASURES
     from clawdeploy.watchdog.service import BotStatus, written
 
-    def cell(bot: BotStatus, measure: Measure) -> str:
+    def cell(bot: BotStatus, measure: "Measure") -> str:
         rule = bot.rules.get(measure)
         if rule is None:
             return "off"

@@ -10,8 +10,6 @@ from msgspec import UNSET, Meta, UnsetType
 from clawdeploy.errors import ClawError
 from clawdeploy.notify import NotifyConfig
 
-CONFIG_FILE = Path("/etc/clawdeploy/watchdog.json")
-
 Measure = Literal["cpu", "memory", "processes", "oom", "restarts", "requests", "spend", "denied"]
 Step = Literal["warn", "throttle", "suspend"]
 
@@ -97,7 +95,7 @@ def _given(change: RuleChange | None) -> dict[str, Any]:
     return {name: value for name, value in msgspec.structs.asdict(change).items() if value is not UNSET}
 
 
-def load(path: Path = CONFIG_FILE) -> Config:
+def load(path: Path) -> Config:
     """Read the settings; ClawError("watchdog_config") names the setting that cannot be used."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Config, dec_hook=_decode)

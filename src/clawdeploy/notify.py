@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Annotated
@@ -100,7 +101,7 @@ class _Way(threading.Thread):
         self._queue: queue.Queue[Notice | None] = queue.Queue(_WAITING)
         self.start()
 
-    def put(self, notice: Notice | None) -> None:
+    def put(self, notice: Notice) -> None:
         try:
             self._queue.put_nowait(notice)
         except queue.Full:
@@ -108,8 +109,10 @@ class _Way(threading.Thread):
             self._outcome(self._way, False)
 
     def end(self, seconds: float) -> None:
-        self.put(None)
-        self.join(max(seconds, 0))
+        deadline = time.monotonic() + max(seconds, 0)
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=max(seconds, 0))
+        self.join(max(deadline - time.monotonic(), 0))
 
     def run(self) -> None:
         while (notice := self._queue.get()) is not None:

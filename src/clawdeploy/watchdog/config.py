@@ -82,7 +82,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def rules_of(self, plan: str) -> Mapping[Measure, Rule]:
         """The rules for bots of this plan; ValueError if its changes make no sense."""
-        changes = self.plan_rules.get(plan, {})
+        changes = self.plan_rules.get(plan)
+        if not changes:
+            return self.rules
         return {
             measure: Rule(**(msgspec.structs.asdict(rule) | _given(changes.get(measure))))
             for measure, rule in self.rules.items()

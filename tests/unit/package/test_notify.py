@@ -159,8 +159,13 @@ def test_the_same_is_told_once() -> None:
 def test_a_stuck_way_holds_up_neither_the_caller_nor_the_others(caplog: pytest.LogCaptureFixture) -> None:
     told: list[Notice] = []
     stuck, outcomes = threading.Event(), list[tuple[str, bool]]()
-    ways_ = {"stuck": lambda _: stuck.wait(20) and None, "well": told.append}
-    notifier = Notifier(ways_, 0, lambda *outcome: outcomes.append(outcome))
+
+    def wait_long(_: Notice) -> None:
+        stuck.wait(20)
+
+    notifier = Notifier(
+        {"stuck": wait_long, "well": told.append}, 0, lambda *outcome: outcomes.append(outcome)
+    )
     began = time.monotonic()
     for number in range(150):
         notifier.tell("oom", f"number {number}")

@@ -1,6 +1,7 @@
 """What the watchdog decides: pure, so that whole courses of events can be tried."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -24,13 +25,13 @@ def config(rule: Rule = HOT, **changes: Any) -> Config:
 
 
 def seen(cpu: float | None, bot: str = BOT, **changes: Any) -> Seen:
-    values: dict[Measure, float | None] = {"cpu": cpu}
-    return Seen(
-        **({"bot": bot, "plan": "small", "container": "c1", "suspended": False, "values": values} | changes)
-    )
+    usual = Seen(bot, "small", "c1", False, {"cpu": cpu})
+    return msgspec.structs.replace(usual, **changes)
 
 
-def play(rules: Config, course: list[Seen | None], states: States | None = None) -> tuple[States, list[str]]:
+def play(
+    rules: Config, course: Sequence[Seen | None], states: States | None = None
+) -> tuple[States, list[str]]:
     """The state after these windows, one second apart, and what was decided in each."""
     after, said = states or {}, list[str]()
     for second, one in enumerate(course):

@@ -15,31 +15,27 @@ ROLE = Path(__file__).parents[3] / "roles" / "watchdog"
 @functools.cache
 def default_rules() -> dict[str, dict[str, Any]]:
     """The rules that a host gets."""
-    rules: dict[str, dict[str, Any]] = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())[
-        "__watchdog_default_rules"
-    ]
+    variables = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
+    rules: dict[str, dict[str, Any]] = variables["__watchdog_default_rules"]
     return rules
 
 
 def settings(directory: Path = Path("/nonexistent"), **changes: Any) -> dict[str, Any]:
     """The settings as they stand in the file."""
-    return msgspec.to_builtins(
-        {
-            "interval": 1.0,
-            "window": 1.0,
-            "grace": 0.0,
-            "dry_run": False,
-            "throttle": 0.5,
-            "rules": default_rules(),
-            "plan_rules": {},
-            "disk_low": 0,
-            "metrics_port": 0,
-            "state_file": str(directory / "watchdog.json"),
-            "status_file": str(directory / "status.json"),
-            "notify": {},
-        }
-        | changes
-    )  # type: ignore[no-any-return]
+    return {
+        "interval": 1.0,
+        "window": 1.0,
+        "grace": 0.0,
+        "dry_run": False,
+        "throttle": 0.5,
+        "rules": default_rules(),
+        "plan_rules": {},
+        "disk_low": 0,
+        "metrics_port": 0,
+        "state_file": str(directory / "watchdog.json"),
+        "status_file": str(directory / "status.json"),
+        "notify": {},
+    } | changes
 
 
 def make_config(directory: Path = Path("/nonexistent"), **changes: Any) -> Config:

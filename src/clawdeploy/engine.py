@@ -312,7 +312,7 @@ def _no_container(bot_id: str) -> ClawError:
     return ClawError("no_container", f"bot {bot_id} has no container: run deploy_bot for it again.")
 
 
-def _down(error: DockerException) -> ClawError:
+def _down(error: Exception) -> ClawError:
     return ClawError(
         "engine_down", f"Docker did not do what was asked ({error}): see `systemctl status docker`."
     )

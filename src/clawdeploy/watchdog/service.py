@@ -194,7 +194,7 @@ class Watchdog:
             if bot_id in here:
                 try:
                     suspension.suspend(
-                        self._machine.changing, self._machine.engine, [bot_id], reason, int(self._clock())
+                        self._machine.changing, self._machine.halter, [bot_id], reason, int(self._clock())
                     )
                 except ClawError as error:
                     log.error("bot %s could not be suspended, next try follows: %s", bot_id, error.message)

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from clawdeploy.cli import Machine
-from clawdeploy.containers import ContainerSpec
-from clawdeploy.engine import Engine, container_name
+from clawdeploy.containers import ContainerSpec, container_name
+from clawdeploy.engine import Engine
 from clawdeploy.ledger_client import LedgerClient
 from clawdeploy.models import Running
 from clawdeploy.notify import Notifier

@@ -114,9 +114,8 @@ class World:
     def start_anew(self, container: str) -> None:
         """As Docker does when a container ended: its group goes, and comes back with counters at nothing."""
         group = self.tree / self.places[container]
-        shutil.rmtree(group)
-        # The inode of what was just removed must not be given out again.
-        (self.tree / f"filler-{time.monotonic_ns()}").mkdir()
+        # Kept elsewhere, or the file system might give its inode to the new one.
+        group.rename(self.tree.with_name(f"gone-{len(list(self.tree.parent.iterdir()))}"))
         shutil.copytree(RECORDED / self.places[container], group)
         self.use(container, memory_current=2 << 20)
         (group / "cpu.stat").write_text("usage_usec 1000\n")

@@ -99,7 +99,7 @@ def _table(found: "Status") -> None:
             return "off"
         colour = "red" if rule.near >= 1 else "yellow" if rule.near >= _NEAR else "default"
         taken = f" [bold]{rule.taken}[/]" if rule.taken else ""
-        return f"[{colour}]{written(measure, rule.value)}[/] {rule.hits}/{rule.needed}{taken}"
+        return f"[{colour}]{written(measure, rule.value, short=True)}[/] {rule.hits}/{rule.needed}{taken}"
 
     shown = table("Bot", "State", *MEASURES)
     for bot in found.bots:

@@ -361,14 +361,24 @@ def _why(decision: Decision, window: float) -> str:
 
 
 _UNITS: dict[Measure, str] = {
-    "oom": "{:g} kills",
-    "restarts": "{:g} restarts",
+    "oom": "{:g} in a window",
+    "restarts": "{:g} in a window",
     "requests": "{:.1f} times its rate",
     "spend": "${:.2f} an hour",
     "denied": "{:.1f} refused packets a second",
 }
 
 
-def written(measure: Measure, value: float | None) -> str:
-    """A value as people read it."""
-    return "-" if value is None else _UNITS.get(measure, "{:.0%}").format(value)
+_SHORT: dict[Measure, str] = {
+    "oom": "{:g}",
+    "restarts": "{:g}",
+    "requests": "{:.1f}x",
+    "spend": "${:.2f}/h",
+    "denied": "{:.1f}/s",
+}
+
+
+def written(measure: Measure, value: float | None, short: bool = False) -> str:
+    """A value as people read it, ``short`` in tables."""
+    units = _SHORT if short else _UNITS
+    return "-" if value is None else units.get(measure, "{:.0%}").format(value)

@@ -3,15 +3,18 @@
 What a container should be is said by the ``bot`` role, as a ContainerSpec.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import NOT_FOUND
 from typing import Any
 
 import docker
 from docker.errors import DockerException, NotFound
 from docker.types import IPAMConfig, IPAMPool, Mount, Ulimit
 from docker.utils import version_gte
+from requests import RequestException
 
 from clawdeploy.containers import ALIVE, ContainerSpec, NetworkSpec, container_name
 from clawdeploy.errors import ClawError
@@ -139,6 +142,43 @@ class Engine:
     def _state(self, bot_id: str) -> str:
         """Docker's word for the state of the bot's container; NotFound if it has none."""
         return str(self._docker.api.inspect_container(container_name(bot_id))["State"]["Status"])
+
+    def restarts(self, bot_id: str) -> int | None:
+        """How often the engine started the container by itself since people last did; None if it has none."""
+        try:
+            return int(self._docker.api.inspect_container(container_name(bot_id))["RestartCount"])
+        except NotFound:
+            return None
+        except DockerException as error:
+            raise _down(error) from None
+
+    def out_of_memory(self, since: float, until: float) -> Counter[str]:
+        """Bot id -> how often the kernel ended processes of it for want of memory, between two Unix times.
+
+        For a container that ended with them; a living one's control group counts exactly.
+        """
+        wanted = {"label": LABEL_BOT, "type": "container", "event": "oom"}
+        try:
+            found = self._docker.api.events(since=since, until=until, filters=wanted, decode=True)
+            return Counter(event["Actor"]["Attributes"][LABEL_BOT] for event in found)
+        except DockerException as error:
+            raise _down(error) from None
+
+    def set_cpus(self, bot_id: str, cpus: float) -> None:
+        """Give the bot's container so many CPUs from now on, running or not, until it is made anew.
+
+        ClawError("no_container") if there is none.
+        """
+        api = self._docker.api
+        # The SDK's update knows only quotas, which Docker refuses for a container made with NanoCpus.
+        url = f"{api.base_url}/v{api.api_version}/containers/{container_name(bot_id)}/update"
+        try:
+            answer = api.post(url, json={"NanoCpus": round(cpus * 1e9)}, timeout=api.timeout)
+            if answer.status_code == NOT_FOUND:
+                raise _no_container(bot_id)
+            answer.raise_for_status()
+        except RequestException as error:
+            raise _down(error) from None
 
     def owners(self) -> set[str]:
         """Ids of all bots that a container or a network here was made for."""
@@ -272,7 +312,7 @@ def _no_container(bot_id: str) -> ClawError:
     return ClawError("no_container", f"bot {bot_id} has no container: run deploy_bot for it again.")
 
 
-def _down(error: DockerException) -> ClawError:
+def _down(error: Exception) -> ClawError:
     return ClawError(
         "engine_down", f"Docker did not do what was asked ({error}): see `systemctl status docker`."
     )

@@ -25,6 +25,7 @@ class Paths:
     units: Path = Path("/etc/systemd/system")
     lock: Path = Path("/run/lock/clawdeploy.lock")
     ledger_socket: Path = Path("/run/clawdeploy-llm/admin.sock")
+    watchdog_file: Path = Path("/etc/clawdeploy/watchdog.json")
     maps_group: str = "haproxy"
     llm_group: str = "clawdeploy-llm"
 

@@ -114,6 +114,7 @@ def paths(tmp_path: Path, empty_registry: Path) -> Paths:
         units=tmp_path / "units",
         lock=tmp_path / "lock",
         ledger_socket=tmp_path / "ledger.sock",
+        watchdog_file=tmp_path / "watchdog.json",
         maps_group="root",
         llm_group="root",
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import docker
-from docker.errors import DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from docker.types import IPAMConfig, IPAMPool, Mount, Ulimit
 from docker.utils import version_gte
 
@@ -123,6 +123,47 @@ class Engine:
             raise ClawError(
                 "container_failed", f"container {container_name(bot_id)} cannot be started: {error}"
             ) from None
+
+    def freeze(self, bot_id: str) -> bool:
+        """Stop all processes of the bot where they stand, without telling them; whether any were running."""
+        try:
+            self._docker.api.pause(container_name(bot_id))
+        except (NotFound, APIError) as error:
+            if error.status_code in (404, 409):  # no container, not running, or paused already
+                return False
+            raise _down(error) from None
+        except DockerException as error:
+            raise _down(error) from None
+        return True
+
+    def thaw(self, bot_id: str) -> None:
+        """Let a frozen bot go on; one that is not frozen, or is gone, is left alone."""
+        try:
+            self._docker.api.unpause(container_name(bot_id))
+        except (NotFound, APIError) as error:
+            if error.status_code not in (404, 409, 500):  # engines disagree on how to say "not paused"
+                raise _down(error) from None
+        except DockerException as error:
+            raise _down(error) from None
+
+    def fetch(self, reference: str) -> None:
+        """Make sure that the host has the image of that pinned reference.
+
+        ClawError("image_missing") if it has not and no registry gives it.
+        """
+        if reference in self.images():
+            return
+        reason = "and it comes from no registry"
+        if "@" in reference:
+            try:
+                self._docker.images.pull(reference)
+            except DockerException as error:
+                reason = f"and cannot be pulled ({error})"
+            else:
+                return
+        raise ClawError(
+            "image_missing", f"image {reference} is not on this host {reason}: bring it with `docker load`."
+        )
 
     @property
     def _checks_early(self) -> bool:

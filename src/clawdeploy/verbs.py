@@ -111,6 +111,8 @@ def go_live(
     if not check:
         _act_on_all(engine, actions)
     with changing() as registry:
+        if not check:
+            _remember_containers(registry, request)
         synced = sync(registry, systemctl, now, check)
     touched = [(bot.id, action) for bot, action in actions if action != "keep"]
     opened = [account for account in accounts if account.changed]
@@ -143,6 +145,15 @@ def go_live(
         "changed": result["changed"] or activated["changed"],
         "bots": [msgspec.to_builtins(health) for health in found],
     }
+
+
+def _remember_containers(registry: Registry, request: LiveRequest) -> None:
+    """So that a backup holds what its container is made from."""
+    known = {bot.id for bot in registry.bots()}
+    with registry.store.transaction():
+        for bot in request.bots:
+            if bot.id in known:
+                registry.store.put_container(bot.id, bot.container)
 
 
 def _terms(account: Account | None) -> str:

@@ -6,7 +6,7 @@ first change, so that a refusal among many operations of one transaction needs n
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from clawdeploy.errors import ClawError
@@ -236,6 +236,36 @@ class LedgerStore:
             (bot, after, since, until, limit),
         )
         return [Call(*row) for row in rows]
+
+    # --- copies -------------------------------------------------------------------------------------
+
+    def copy_to(self, path: Path) -> None:
+        """Write a copy as the books are at one moment, in nobody's way. Not inside a transaction."""
+        self._db.execute("VACUUM INTO ?", (str(path),))
+
+    def adopt(self, copy: Path, keep_balances: bool, now: float) -> None:
+        """Take over all of a copy's books; calls that it caught in the middle are charged at their bound.
+
+        Without ``keep_balances`` every balance is written off: what was spent after the copy was made is not
+        in it. ClawError("ledger_in_use") if these books have an account already.
+        """
+        if self.counts()["accounts"]:
+            raise ClawError(
+                "ledger_in_use",
+                "this host has books of its own, and two hosts' books cannot become one: restore bots one by "
+                "one, or use a host without accounts.",
+            )
+        with closing(sqlite3.connect(f"file:{copy}?mode=ro", uri=True)) as source:
+            for table in ("account", "call", "entry"):
+                rows = source.execute(f"SELECT * FROM {table}")  # noqa: S608 # names from the line above
+                places = ", ".join("?" * len(rows.description))
+                self._db.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608
+        for call in self.unsettled():
+            self.settle(call.id, Outcome("bound"), now)
+        if not keep_balances:
+            for account in self.accounts():
+                if account.balance:
+                    self._enter(account.bot, "write_off", -account.balance, f"write-off:{account.bot}", now)
 
     # --- the books ----------------------------------------------------------------------------------
 

@@ -2,11 +2,12 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
 
+from clawdeploy.containers import ContainerSpec
 from clawdeploy.errors import ClawError
 from clawdeploy.models import Bot, Edge
 from clawdeploy.store.migrating import apply
@@ -27,6 +28,15 @@ class RegistryStore:
 
     def close(self) -> None:
         self._db.close()
+
+    def copy_to(self, path: Path) -> None:
+        """Make a copy as it is at one moment, whoever writes meanwhile (SQLite's online backup)."""
+        with closing(sqlite3.connect(path)) as target:
+            self._db.backup(target)
+
+    def damage(self) -> list[str]:
+        """What SQLite itself finds wrong with the file; empty if nothing."""
+        return [text for (text,) in self._db.execute("PRAGMA integrity_check") if text != "ok"]
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -55,6 +65,17 @@ class RegistryStore:
 
     def remove(self, bot_id: str) -> None:
         self._db.execute("DELETE FROM bot WHERE id = ?", (bot_id,))
+
+    def container(self, bot_id: str) -> ContainerSpec | None:
+        """What the bot's container should be, as its last deploy said; None before its first one."""
+        row = self._db.execute("SELECT spec FROM container WHERE bot = ?", (bot_id,)).fetchone()
+        return msgspec.json.decode(row["spec"], type=ContainerSpec) if row else None
+
+    def put_container(self, bot_id: str, spec: ContainerSpec) -> None:
+        self._db.execute(
+            "INSERT INTO container VALUES (?, ?) ON CONFLICT (bot) DO UPDATE SET spec = excluded.spec",
+            (bot_id, msgspec.json.encode(spec).decode()),
+        )
 
     def certificate_names(self) -> dict[str, int]:
         """Host name -> Unix second at which this host first asked for its certificate."""

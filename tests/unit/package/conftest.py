@@ -22,6 +22,7 @@ from clawdeploy.host import Host, Paths, load_host
 from clawdeploy.ledger_client import LedgerClient
 from clawdeploy.llm_gateway.__main__ import check_books
 from clawdeploy.llm_gateway.admin import Admin
+from clawdeploy.llm_gateway.copies import Copies
 from clawdeploy.llm_gateway.ledger import Ledger
 from clawdeploy.llm_gateway.prices import Prices, operators_price
 from clawdeploy.registry import Registry
@@ -127,7 +128,8 @@ def ledger(paths: Paths) -> Iterator[LedgerClient]:
     async def serve() -> None:
         books = Ledger(lambda: LedgerStore(ledger_file))
         await books.start()
-        admin = web.AppRunner(Admin(books, prices, MODEL, lambda: check_books(ledger_file)).app())
+        copies = Copies(books, ledger_file)
+        admin = web.AppRunner(Admin(books, prices, MODEL, lambda: check_books(ledger_file), copies).app())
         await admin.setup()
         await web.UnixSite(admin, str(paths.ledger_socket)).start()
         ready.set()

@@ -2,8 +2,8 @@
 
 A bot's snapshot has ``/bot.json`` (a BotRecord) and ``/home`` (its disk's files); the platform's has the
 registry, the ledger, the host's facts, and bots' secrets and claims. The files of a bot are copied while its
-processes stand still, for as long as a copy on the local disk takes: what is saved is what the disk would hold
-had the power failed at that moment, which databases such as SQLite are made to survive.
+processes stand still, for as long as a copy on the local disk takes: what is saved is what the disk would
+hold had the power failed at that moment, which databases such as SQLite are made to survive.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -26,15 +26,16 @@ from clawdeploy.errors import ClawError
 from clawdeploy.files import private_directory
 from clawdeploy.host import Paths, free_bytes
 from clawdeploy.ledger_client import Account
-from clawdeploy.llm_gateway.copies import check_copy
 from clawdeploy.models import Bot, BotSecrets
-from clawdeploy.registry import Registry, iso
+from clawdeploy.registry import iso
 from clawdeploy.restic import Restic, Settings, Snapshot
 from clawdeploy.secret_files import load_secrets
-from clawdeploy.store import RegistryStore, migrate
+from clawdeploy.store import RegistryStore, check_ledger_copy, migrate
 
 if TYPE_CHECKING:
     from clawdeploy.clitools import Machine
+
+Record = TypeVar("Record")
 
 PLATFORM = "platform"
 RECORD = "bot.json"
@@ -47,8 +48,8 @@ _JOURNAL_NAME = "clawdeploy-backup"
 class BotRecord(msgspec.Struct, frozen=True, kw_only=True):
     """``/bot.json`` of a bot's snapshot: all that is not on its disk.
 
-    taken_at is Unix seconds, disk_size and used are bytes; home, url, llm_gateway_url and openrouter_model are
-    what the host that it ran on had told it. ``account`` is None if nobody answered for the ledger.
+    taken_at is Unix seconds, disk_size and used are bytes; home, url, llm_gateway_url and openrouter_model
+    are what the host that it ran on had told it. ``account`` is None if nobody answered for the ledger.
     """
 
     schema: Literal[1]
@@ -112,7 +113,8 @@ def alone(paths: Paths) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ClawError(
-                "backup_busy", "another backup or restore is at work on this host: try again when it has ended."
+                "backup_busy",
+                "another backup or restore is at work on this host: try again when it has ended.",
             ) from None
         yield
 
@@ -207,9 +209,7 @@ def _save_bot(machine: "Machine", restic: Restic, bot: Bot, url: str, now: int) 
     }
 
 
-def _copy_bot(
-    machine: "Machine", bot: Bot, url: str, place: Path, now: int
-) -> tuple[int, BotRecord]:
+def _copy_bot(machine: "Machine", bot: Bot, url: str, place: Path, now: int) -> tuple[int, BotRecord]:
     """The files to ``place``/home, the rest as a record; with how long (ms) the bot stood still for it."""
     home = machine.homes.mount_point(bot.id)
     if not home.is_mount():
@@ -218,7 +218,8 @@ def _copy_bot(
     used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
     if free_bytes(machine.paths) < used + _SPARE_BYTES:
         raise ClawError(
-            "disk_full", f"no room for a copy of its {used / 1e6:.0f} MB on this host's disk: make room first."
+            "disk_full",
+            f"no room for a copy of its {used / 1e6:.0f} MB on this host's disk: make room first.",
         )
     with machine.changing() as registry:
         secrets = load_secrets(machine.paths, bot.id)
@@ -353,12 +354,13 @@ def read_platform(restic: Restic, snapshot: Snapshot) -> PlatformRecord:
     return _decode(restic.read(snapshot, "/platform.json"), PlatformRecord)
 
 
-def _decode(raw: bytes, kind: type[msgspec.Struct]) -> Any:
+def _decode(raw: bytes, kind: type[Record]) -> Record:
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.DecodeError as error:
         raise ClawError(
-            "backup_strange", f"that backup was made by another release ({error}): use that release to restore."
+            "backup_strange",
+            f"that backup was made by another release ({error}): use that release to restore.",
         ) from None
 
 
@@ -403,7 +405,7 @@ def _test_platform(paths: Paths, restic: Restic, snapshot: Snapshot, books: dict
         try:
             for name in ("ledger.db", "registry.db"):
                 restic.fetch(snapshot, f"/{name}", place / name)
-            books |= check_copy(place / "ledger.db")
+            books |= check_ledger_copy(place / "ledger.db")
             migrate(place / "registry.db")
             store = RegistryStore(place / "registry.db")
             try:
@@ -424,8 +426,3 @@ def forget(machine: "Machine", reference: str, check: bool) -> dict[str, Any]:
             restic.forget(found)
     before = "".join(f"backup {one.id[:8]} of {one.tag('label')}\n" for one in found)
     return {"changed": True, "diff": {"before": before, "after": ""}, "forgotten": len(found)}
-
-
-def running_bots(registry: Registry) -> set[str]:
-    """Ids of the bots that this host has."""
-    return {bot.id for bot in registry.bots()}

@@ -182,9 +182,7 @@ class LedgerClient:
         body = None if request is None else msgspec.json.encode(request)
         return self._judged(kind, method, path, body)
 
-    def _judged(
-        self, kind: type[Answer], method: str, path: str, body: bytes | BinaryIO | None
-    ) -> Answer:
+    def _judged(self, kind: type[Answer], method: str, path: str, body: bytes | BinaryIO | None) -> Answer:
         status, raw = asyncio.run(self._exchange(method, path, body))
         try:
             if status != 200:

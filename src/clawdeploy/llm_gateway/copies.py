@@ -6,16 +6,14 @@ If root opened the database instead, SQLite might leave files beside it that the
 import asyncio
 import os
 import secrets
-import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
 
 from aiohttp import web
 
-from clawdeploy.errors import ClawError
 from clawdeploy.llm_gateway.ledger import Ledger
-from clawdeploy.store import LedgerStore, migrate_ledger
+from clawdeploy.store import LedgerStore, check_ledger_copy
 
 _CHUNK = 1 << 18
 _PREFIX = "copy-"
@@ -57,7 +55,7 @@ class Copies:
             with path.open("xb") as file:
                 async for chunk in request.content.iter_chunked(_CHUNK):
                     file.write(chunk)
-            await asyncio.to_thread(check_copy, path)
+            await asyncio.to_thread(check_ledger_copy, path)
             now = time.time()
             await self._ledger.run(lambda store: store.adopt(path, keep_balances, now))
         finally:
@@ -70,19 +68,3 @@ class Copies:
     def _copy_to(self, path: Path) -> None:
         with closing(LedgerStore(self._ledger_file)) as store:
             store.copy_to(path)
-
-
-def check_copy(path: Path) -> dict[str, int]:
-    """Bring a copy of the ledger to the present schema and check its books; returns how much there is.
-
-    ClawError("books_damaged") with everything that is wrong.
-    """
-    try:
-        migrate_ledger(path)
-        with closing(LedgerStore(path)) as store, store.reading():
-            problems, counts = store.verify(), store.counts()
-    except sqlite3.DatabaseError as error:
-        problems, counts = [str(error)], {}
-    if problems:
-        raise ClawError("books_damaged", f"the copy of the ledger is not in order: {'; '.join(problems[:5])}")
-    return counts

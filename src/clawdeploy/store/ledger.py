@@ -23,6 +23,23 @@ def migrate_ledger(path: Path) -> list[str]:
     return apply(path, "ledger_migrations")
 
 
+def check_ledger_copy(path: Path) -> dict[str, int]:
+    """Bring a copy of the ledger to the present schema and check its books; returns how much there is.
+
+    ClawError("books_damaged") with what is wrong.
+    """
+    counts: dict[str, int] = {}
+    try:
+        migrate_ledger(path)
+        with closing(LedgerStore(path)) as store, store.reading():
+            problems, counts = store.verify(), store.counts()
+    except sqlite3.DatabaseError as error:
+        problems = [str(error)]
+    if problems:
+        raise ClawError("books_damaged", f"the copy of the ledger is not in order: {'; '.join(problems[:5])}")
+    return counts
+
+
 class LedgerStore:
     """Rows of the ledger. One writer; each thread has a store of its own."""
 

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from aiohttp import web
 from clawdeploy.cli import Machine
 from clawdeploy.containers import ContainerSpec
 from clawdeploy.engine import ContainerState
+from clawdeploy.errors import ClawError
 from clawdeploy.host import Host, Paths, load_host
 from clawdeploy.ledger_client import LedgerClient
 from clawdeploy.llm_gateway.__main__ import check_books
@@ -99,14 +101,19 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def paths(tmp_path: Path, empty_registry: Path) -> Paths:
+    return make_paths(tmp_path, empty_registry)
+
+
+def make_paths(place: Path, empty_registry: Path) -> Paths:
+    """A host that prepare_host has just made, under one directory."""
     found = Paths(
-        host_file=tmp_path / "host.json",
-        state=tmp_path / "state",
-        maps=tmp_path / "maps",
-        haproxy_socket=tmp_path / "admin.sock",
-        units=tmp_path / "units",
-        lock=tmp_path / "lock",
-        ledger_socket=tmp_path / "ledger.sock",
+        host_file=place / "host.json",
+        state=place / "state",
+        maps=place / "maps",
+        haproxy_socket=place / "admin.sock",
+        units=place / "units",
+        lock=place / "lock",
+        ledger_socket=place / "ledger.sock",
         maps_group="root",
         llm_group="root",
     )
@@ -119,6 +126,12 @@ def paths(tmp_path: Path, empty_registry: Path) -> Paths:
 
 @pytest.fixture
 def ledger(paths: Paths) -> Iterator[LedgerClient]:
+    with serving_ledger(paths) as client:
+        yield client
+
+
+@contextmanager
+def serving_ledger(paths: Paths) -> Iterator[LedgerClient]:
     """The ledger as the LLM gateway serves it, at work in a thread of its own."""
     ledger_file = paths.state / "ledger.db"
     migrate_ledger(ledger_file)
@@ -180,6 +193,11 @@ def systemd(paths: Paths) -> Systemd:
 @pytest.fixture
 def homes(paths: Paths, systemd: Systemd) -> Iterator[Homes]:
     yield Homes(paths, systemd)
+    unmount_all(paths)
+
+
+def unmount_all(paths: Paths) -> None:
+    """Take down every home, so that the directory can be removed."""
     for mount_point in paths.bots.glob("*"):
         while mount_point.is_mount():
             subprocess.run(["umount", str(mount_point)], check=True)
@@ -192,6 +210,8 @@ class Engine:
     def __init__(self) -> None:
         self.removed: list[str] = []
         self.made: dict[str, ContainerSpec] = {}
+        self.frozen: set[str] = set()
+        self.missing_images: set[str] = set()
 
     def __enter__(self) -> "Engine":
         return self
@@ -216,6 +236,18 @@ class Engine:
 
     def log_tail(self, bot_id: str) -> list[str]:
         return []
+
+    def freeze(self, bot_id: str) -> bool:
+        running = bot_id in self.made
+        self.frozen |= {bot_id} if running else set()
+        return running
+
+    def thaw(self, bot_id: str) -> None:
+        self.frozen.discard(bot_id)
+
+    def fetch(self, reference: str) -> None:
+        if reference in self.missing_images:
+            raise ClawError("image_missing", f"image {reference} is not on this host.")
 
 
 @pytest.fixture

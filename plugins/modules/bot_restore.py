@@ -16,7 +16,7 @@ extends_documentation_fragment:
 attributes:
   idempotent:
     support: none
-    details: A second run fails, for the bot is there by then, and maybe with newer memories than the backup's.
+    details: A second run fails, for the bot is there by then, maybe with newer memories than the backup's.
 options:
   bot:
     description: Id of the bot, or the name that it had when it was backed up.

@@ -1,4 +1,4 @@
-"""Wrong settings of platform and llm_gateway end the run before anything changes, with a line that helps."""
+"""Wrong settings of platform, llm_gateway and backup end the run before anything changes, with a line that helps."""
 
 import contextlib
 import json
@@ -124,6 +124,33 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "platform_bot_uid_base was 200000 and is now 300000.",
         ],
     ),
+    "wrong settings of a backup that is off": ({"backup_password": "x"}, []),
+    "backups that are all wrong": (
+        {
+            "backup_repository": "backups",
+            "backup_password": "SECRET",
+            "backup_environment": {"aws key": "SECRET"},
+            "backup_keep_daily": 0,
+        },
+        [
+            'backup_repository is "backups"',
+            'backup_password is "6 characters long"',
+            'backup_environment is ["aws key"]',
+            "backup_keep_daily is 0",
+        ],
+    ),
+    "a repository with a password in it": (
+        {"backup_repository": "sftp:user:SECRET@host:/x", "backup_password": "SECRET-SECRET"},
+        ["backup_repository", "without a password"],
+    ),
+    "restic's own variables": (
+        {
+            "backup_repository": "s3:https://s3.example.com/bucket",
+            "backup_password": "SECRET-SECRET",
+            "backup_environment": {"RESTIC_PASSWORD": "SECRET"},
+        },
+        ["backup_environment", "none of them restic's own"],
+    ),
     "two at once": (
         {"platform_disk_floor": "x", "platform_reserved_names": ["A b"]},
         ["platform_disk_floor", "platform_reserved_names"],
@@ -151,7 +178,7 @@ PLAYBOOK = [
                             "__platform_registry": "{{ results }}/registry-{{ bots | default('none') }}.db",
                         },
                     }
-                    for role in ("platform", "llm_gateway")
+                    for role in ("platform", "llm_gateway", "backup")
                 ],
                 "rescue": [
                     {

@@ -128,7 +128,7 @@ class Engine:
         """Stop all processes of the bot where they stand, without telling them; whether any were running."""
         try:
             self._docker.api.pause(container_name(bot_id))
-        except (NotFound, APIError) as error:
+        except APIError as error:
             if error.status_code in (404, 409):  # no container, not running, or paused already
                 return False
             raise _down(error) from None
@@ -138,11 +138,12 @@ class Engine:
 
     def thaw(self, bot_id: str) -> None:
         """Let a frozen bot go on; one that is not frozen, or is gone, is left alone."""
+        name, api = container_name(bot_id), self._docker.api
         try:
-            self._docker.api.unpause(container_name(bot_id))
-        except (NotFound, APIError) as error:
-            if error.status_code not in (404, 409, 500):  # engines disagree on how to say "not paused"
-                raise _down(error) from None
+            if api.inspect_container(name)["State"]["Status"] == "paused":
+                api.unpause(name)
+        except NotFound:
+            return
         except DockerException as error:
             raise _down(error) from None
 

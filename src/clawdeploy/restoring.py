@@ -53,13 +53,12 @@ def restore_bots(
     restic = backup.open_repository(machine.paths)
     with backup.alone(machine.paths):
         snapshots = restic.snapshots()
-        chosen = (
-            _of_platform(machine, restic, snapshots)
-            if references is None
-            else [_choose(snapshots, reference, snapshot_id) for reference in references]
-        )
         bots: list[dict[str, Any]] = []
         problems: list[Problem] = []
+        if references is None:
+            chosen, problems = _of_platform(machine, restic, snapshots)
+        else:
+            chosen = [_choose(snapshots, reference, snapshot_id) for reference in references]
         for snapshot in chosen:
             try:
                 bots.append(_restore_bot(machine, restic, snapshot, with_balance, timeout, now, check))
@@ -86,18 +85,20 @@ def _choose(snapshots: Sequence[Snapshot], reference: str, snapshot_id: str | No
     )
 
 
-def _of_platform(machine: "Machine", restic: Restic, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
-    platform = newest_platform(snapshots, None)
-    wanted = backup.read_platform(restic, platform).bots
+def _of_platform(
+    machine: "Machine", restic: Restic, snapshots: Sequence[Snapshot]
+) -> tuple[list[Snapshot], list[Problem]]:
+    """The newest backup of each bot that is not here, and which bots never had one."""
+    wanted = backup.read_platform(restic, newest_platform(snapshots, None)).bots
     with machine.registry() as registry:
         here = {bot.id for bot in registry.bots()}
     newest = {one.tag("id"): one for one in snapshots if one.tag("id") in wanted}
-    lacking = [label for bot_id, label in wanted.items() if bot_id not in newest and bot_id not in here]
-    if lacking:
-        raise ClawError(
-            "no_backup", f"never backed up: {', '.join(lacking)}; restore the others one by one, by name."
-        )
-    return [one for bot_id, one in newest.items() if bot_id not in here]
+    lacking = [
+        ("no_backup", f"{label}: it was never backed up.")
+        for bot_id, label in wanted.items()
+        if bot_id not in newest and bot_id not in here
+    ]
+    return [one for bot_id, one in newest.items() if bot_id not in here], lacking
 
 
 def _restore_bot(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR, ECB
 from cryptography.hazmat.primitives.poly1305 import Poly1305
+from yoyo import get_backend, read_migrations
 
 from clawdeploy import backup as backups
 from clawdeploy import health
@@ -446,6 +448,7 @@ def test_an_empty_host_gets_books_and_bots_but_no_spent_money(
     here: Place, elsewhere: Place, with_balance: bool
 ) -> None:
     bots = [here.deploy(1, name="support"), here.deploy(2)]
+    declared(here.machine, wanted(3, name="unborn"))
     here.spend(bots[0], 100_000_000)
     here.spend(bots[0], 200_000_000, settle=False)
     ask(here.machine, "top-up", "support", "2.00", "--ref", "invoice-17")
@@ -455,18 +458,19 @@ def test_an_empty_host_gets_books_and_bots_but_no_spent_money(
     assert before["ledger"] == {"accounts": 2, "entries": 4, "calls": 2}
     assert elsewhere.ledger.accounts() == []
     done = ask(elsewhere.machine, "restore", "--platform", *option)
-    assert [bot["label"] for bot in done["bots"]] == ["support", bots[1]["id"]]
+    assert [bot["label"] for bot in done["bots"]] == ["support", bots[1]["id"], "unborn"]
     # The call that was running is charged at its bound; all else is what the backup says, or nothing.
     left = {account.bot: account.balance for account in elsewhere.ledger.accounts()}
     expected = {bots[0]["id"]: 2_700_000_000, bots[1]["id"]: NANO} if with_balance else dict.fromkeys(left, 0)
     assert left == expected
     assert elsewhere.ledger.verify().ok
-    restored = ask(elsewhere.machine, "restore", "--all")["bots"]
-    assert sorted(bot["id"] for bot in restored) == sorted(bot["id"] for bot in bots)
+    error = ask(elsewhere.machine, "restore", "--all", code=1)["error"]
+    assert error["message"] == "unborn: it was never backed up.", "all others are"
+    listed = {bot["id"]: bot["state"] for bot in ask(elsewhere.machine, "list")["bots"]}
+    assert {listed[bot["id"]] for bot in bots} == {"active"}
     assert {account.bot: account.balance for account in elsewhere.ledger.accounts()} == expected
     # A payment that was entered before the backup is still known, and does not count again.
     assert not ask(elsewhere.machine, "top-up", "support", "2.00", "--ref", "invoice-17")["changed"]
-    assert ask(elsewhere.machine, "restore", "--all")["bots"] == []
     assert ask(elsewhere.machine, "restore", "--platform", code=1)["error"]["code"] == "ledger_in_use"
 
 
@@ -488,6 +492,30 @@ def test_a_copy_of_the_ledger_is_whole_while_calls_go_on(here: Place, tmp_path: 
         assert store.verify() == []
         assert store.counts() == {"accounts": 1, "entries": 21, "calls": 20}
     assert list(here.paths.state.glob("copy-*")) == []
+
+
+def test_books_of_the_first_release_are_taken_over(elsewhere: Place, tmp_path: Path) -> None:
+    """A backup may be older than the ledger's present form."""
+    old, folder = tmp_path / "old.db", resources.files("clawdeploy.store") / "ledger_migrations"
+    backend = get_backend(f"sqlite:///{old}")
+    first = read_migrations(str(folder))[:1]
+    backend.apply_migrations(backend.to_apply(first))
+    backend.connection.close()
+    with closing(sqlite3.connect(old)) as db, db:
+        db.execute(
+            "INSERT INTO account VALUES ('abcdefghijkl', 1, 'prepaid', 0, 5, 0, 0, 0, 0, 0, 0, 'nothing')"
+        )
+        db.execute("INSERT INTO entry VALUES (1, 'abcdefghijkl', 1, 'opening', 5, 'opening:abcdefghijkl')")
+    (account,) = elsewhere.ledger.adopt(old, keep_balances=False)
+    assert account.balance == 0
+    assert elsewhere.ledger.verify().ok
+    with closing(sqlite3.connect(elsewhere.paths.state / "ledger.db")) as db:
+        assert db.execute("SELECT kind, amount FROM entry ORDER BY id").fetchall() == [
+            ("opening", 5),
+            ("write_off", -5),
+        ]
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            db.execute("DELETE FROM entry")
 
 
 def test_a_copy_that_does_not_add_up_is_refused(here: Place, elsewhere: Place, tmp_path: Path) -> None:
@@ -593,12 +621,17 @@ def test_restic_killed_by_power_loss_leaves_a_lock_that_the_next_backup_removes(
     command = ["restic", "backup", "--stdin"]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as process:
         deadline = time.monotonic() + 20
-        while not list((repository / "locks").iterdir()) and time.monotonic() < deadline:
+        while not locks(repository) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.kill()
-    assert len(list((repository / "locks").iterdir())) == 1
+    assert len(locks(repository)) == 1
     assert ask(here.machine, "backup")["changed"]
-    assert list((repository / "locks").iterdir()) == []
+    assert locks(repository) == []
+
+
+def locks(repository: Path) -> list[Path]:
+    """Those that are written to their end."""
+    return [path for path in (repository / "locks").iterdir() if "-tmp-" not in path.name]
 
 
 def test_a_terminated_backup_thaws_its_bot(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Wrong settings of platform, llm_gateway and backup end the run before anything changes, with a line that helps."""
+"""Wrong settings of platform, llm_gateway and backup end the run before anything changes; the line helps."""
 
 import contextlib
 import json

@@ -62,13 +62,13 @@ def memory(vps: lab.Vps, bot: dict[str, Any]) -> str:
 
 
 def test_wrong_settings_are_told_at_once_and_change_nothing(vps: lab.Vps) -> None:
-    wrong = {"backup_repository": "somewhere", "backup_password": "short", "backup_schedule": "at night"}
+    wrong = {"backup_repository": "somewhere", "backup_password": "2brief4us", "backup_schedule": "at night"}
     run = run_playbook(PREPARE, lab.INVENTORY, wrong)
     assert run.returncode != 0
     assert run.changed == 0
     for name in ("backup_repository", "backup_password"):
         assert f"{name} is" in words(run.output)
-    assert "short" not in words(run.output).replace("sha", "")
+    assert "2brief4us" not in run.output
     run = run_playbook(PREPARE, lab.INVENTORY, SETTINGS | {"backup_schedule": "at night"})
     assert (run.returncode != 0, run.changed) == (True, 0)
     assert 'backup_schedule is "at night"' in words(run.output)
@@ -126,7 +126,7 @@ async def test_a_destroyed_bot_comes_back_with_its_talks_and_its_balance(
     assert (after["state"], after["id"]) == ("active", bot["id"])
     assert account(vps, bot["id"]) == spent, "what was spent after the backup stays spent"
     assert json.loads(memory(vps, bot)) == json.loads(saved)
-    assert "ECHO" in await say("are you there?") or True
+    assert "are you there?" in await say("are you there?")
     async with TelegramUser(bot["telegram_id"]) as owner:
         await owner.write("still there?")
         assert "still there?" in await owner.read()

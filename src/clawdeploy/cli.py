@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from clawdeploy import allocation, claims, verbs, version
+from clawdeploy.cli_backup import backup_verbs
 from clawdeploy.cli_money import money_verbs
 from clawdeploy.cli_ops import cells, gauge, ops_verbs, suspended
 from clawdeploy.cli_watch import watch
@@ -50,7 +51,7 @@ def main() -> None:
     """
 
 
-for added_verb in (*money_verbs, *ops_verbs, watch):
+for added_verb in (*money_verbs, *ops_verbs, *backup_verbs, watch):
     main.add_command(added_verb)
 
 

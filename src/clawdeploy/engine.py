@@ -204,6 +204,36 @@ class Engine:
         except DockerException as error:
             raise _down(error) from None
 
+    def thaw(self, bot_id: str) -> None:
+        """Let a frozen bot go on; one that is not frozen, or is gone, is left alone."""
+        name, api = container_name(bot_id), self._docker.api
+        try:
+            if api.inspect_container(name)["State"]["Status"] == "paused":
+                api.unpause(name)
+        except NotFound:
+            return
+        except DockerException as error:
+            raise _down(error) from None
+
+    def fetch(self, reference: str) -> None:
+        """Make sure that the host has the image of that pinned reference.
+
+        ClawError("image_missing") if it has not and no registry gives it.
+        """
+        if reference in self.images():
+            return
+        reason = "and it comes from no registry"
+        if "@" in reference:
+            try:
+                self._docker.images.pull(reference)
+            except DockerException as error:
+                reason = f"and cannot be pulled ({error})"
+            else:
+                return
+        raise ClawError(
+            "image_missing", f"image {reference} is not on this host {reason}: bring it with `docker load`."
+        )
+
     @property
     def _checks_early(self) -> bool:
         return bool(version_gte(self._docker.api.api_version, _START_INTERVAL_API))

@@ -50,6 +50,23 @@ class Paths:
         return self.state / "bots"
 
     @property
+    def backup_settings(self) -> Path:
+        return self.host_file.parent / "backup.json"
+
+    @property
+    def backup_password(self) -> Path:
+        return self.host_file.parent / "secrets" / "backup_password"
+
+    @property
+    def backup_environment(self) -> Path:
+        return self.host_file.parent / "secrets" / "backup_environment.json"
+
+    @property
+    def backup_room(self) -> Path:
+        """Where copies are put together, and restic keeps its cache; private to root."""
+        return self.state / "backup"
+
+    @property
     def llm_keys(self) -> Path:
         return self.state / "llm_gateway" / "keys.json"
 

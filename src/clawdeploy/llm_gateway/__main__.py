@@ -23,6 +23,7 @@ from clawdeploy.errors import ClawError
 from clawdeploy.llm_gateway.admin import Admin
 from clawdeploy.llm_gateway.app import Gateway
 from clawdeploy.llm_gateway.config import Config, ConfigError, read_api_key
+from clawdeploy.llm_gateway.copies import Copies
 from clawdeploy.llm_gateway.events import Events
 from clawdeploy.llm_gateway.ledger import Ledger
 from clawdeploy.llm_gateway.meter import Meter
@@ -107,7 +108,8 @@ async def serving(config: Config, api_key: str) -> AsyncIterator[int]:
         gateway = Gateway(config, upstream, prices, meter, events, metrics)
         monitor = web.Application()
         monitor.router.add_get("/metrics", metrics.handle)
-        admin = Admin(ledger, prices, config.model, lambda: check_books(config.ledger_file))
+        copies = Copies(ledger, config.ledger_file)
+        admin = Admin(ledger, prices, config.model, lambda: check_books(config.ledger_file), copies)
         monitoring = await _runner(stack, monitor, 1)
         await web.TCPSite(monitoring, "127.0.0.1", config.metrics_port).start()
         tools = await _runner(stack, admin.app(), 1)

@@ -166,6 +166,33 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"watchdog_interval": 0, "watchdog_email": "me", "watchdog_command": ["notify"]},
         ["watchdog_interval", "watchdog_email", "watchdog_command"],
     ),
+    "wrong settings of a backup that is off": ({"backup_password": "x"}, []),
+    "backups that are all wrong": (
+        {
+            "backup_repository": "backups",
+            "backup_password": "SECRET",
+            "backup_environment": {"aws key": "SECRET"},
+            "backup_keep_daily": 0,
+        },
+        [
+            'backup_repository is "backups"',
+            'backup_password is "6 characters long"',
+            'backup_environment is ["aws key"]',
+            "backup_keep_daily is 0",
+        ],
+    ),
+    "a repository with a password in it": (
+        {"backup_repository": "sftp:user:SECRET@host:/x", "backup_password": "SECRET-SECRET"},
+        ["backup_repository", "without a password"],
+    ),
+    "restic's own variables": (
+        {
+            "backup_repository": "s3:https://s3.example.com/bucket",
+            "backup_password": "SECRET-SECRET",
+            "backup_environment": {"RESTIC_PASSWORD": "SECRET"},
+        },
+        ["backup_environment", "none of them restic's own"],
+    ),
     "two at once": (
         {"platform_disk_floor": "x", "platform_reserved_names": ["A b"]},
         ["platform_disk_floor", "platform_reserved_names"],
@@ -193,7 +220,7 @@ PLAYBOOK = [
                             "__platform_registry": "{{ results }}/registry-{{ bots | default('none') }}.db",
                         },
                     }
-                    for role in ("platform", "llm_gateway", "watchdog")
+                    for role in ("platform", "llm_gateway", "watchdog", "backup")
                 ],
                 "rescue": [
                     {

@@ -1,8 +1,8 @@
 """The watchdog beside busy but lawful bots, and what it costs; real containers on this machine's Docker.
 
 Five innocents work for ten minutes (`make bench-watchdog MINUTES=10`) under the rules every host has, with
-windows of one second instead of thirty: as many windows as five hours have. One keeps three quarters of its
-CPU busy, one its memory 85 % full, one half of its processes forking, one bursts to its CPU limit for ten
+windows of one second instead of thirty: as many windows as five hours have. One keeps more than half of its
+CPU busy, one its memory 80 % full, one half of its processes forking, one bursts to its CPU limit for ten
 seconds of each minute, one crashes every two minutes. Thirty idle bots stand around them.
 
 Figures:
@@ -48,9 +48,8 @@ IDLE = 30
 CPUS = 0.1
 BUSY = "while :; do i=0; while [ $i -lt 400 ]; do i=$((i+1)); done; /bin/busybox usleep {pause}; done"
 INNOCENTS = {
-    "busy": BUSY.format(pause=11000),
-    "full": "x=$(/bin/busybox dd if=/dev/zero bs=1k count=3100 2>/dev/null | /bin/busybox tr '\\0' x); "
-    "while :; do /bin/busybox sleep 1; done",
+    "busy": BUSY.format(pause=18000),
+    "full": "/bin/busybox dd if=/dev/zero of=/scratch/x bs=1k count=4400 2>&1; exec /bin/busybox sleep 9999",
     "forking": "while :; do for i in 1 2 3 4 5 6 7 8 9 10; do /bin/busybox sleep 2 & done; wait; done",
     "bursting": "while :; do end=$(($(/bin/busybox date +%s)+10)); "
     "while [ $(/bin/busybox date +%s) -lt $end ]; do :; done; /bin/busybox sleep 50; done",
@@ -88,6 +87,7 @@ def deploy(host: Machine, number: int, name: str, command: str) -> str:
             image=f"clawdeploy-test:{TAG}",
             command=["/bin/busybox", "sh", "-c", command],
             mounts=[],
+            tmpfs={"/scratch": "rw,size=16m,mode=1777"},
             cpus=CPUS,
             memory=6 << 20,
             pids_limit=24,

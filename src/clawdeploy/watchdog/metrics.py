@@ -24,8 +24,8 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(self)
-        self._look: Look | None = None
-        self._states: dict[str, str] = {}
+        # One attribute, so that a scrape in another thread never sees halves of two looks.
+        self._seen: tuple[Look | None, dict[str, str]] = (None, {})
         self.decisions = Counter(
             f"{_OWN}_decisions", "Steps taken or taken back.", ["rule", "action"], registry=self.registry
         )
@@ -44,7 +44,7 @@ class Metrics(Collector):
 
     def see(self, look: Look, states: dict[str, str], seconds: float) -> None:
         """Show this look from now on. states: bot id -> the state to show; seconds: how long it took."""
-        self._look, self._states = look, states
+        self._seen = (look, states)
         self.last.set(time.time())
         self.seconds.set(seconds)
         for sensor in look.failed:
@@ -54,16 +54,16 @@ class Metrics(Collector):
         self.notices.labels(way, "delivered" if delivered else "failed").inc()
 
     def collect(self) -> Iterator[Metric]:
-        look = self._look
+        look, states = self._seen
         yield from _bots(look.sights if look else [])
         state = GaugeMetricFamily(
             f"{_BOT}_state", "1 for the state that the bot is in.", labels=(*_LABELS, "state")
         )
         count = GaugeMetricFamily(f"{_HOST}_bots", "Bots by state.", labels=("state",))
         for sight in look.sights if look else []:
-            state.add_metric((sight.bot.id, sight.bot.label, self._states[sight.bot.id]), 1)
-        for name in sorted(set(self._states.values())):
-            count.add_metric((name,), list(self._states.values()).count(name))
+            state.add_metric((sight.bot.id, sight.bot.label, states[sight.bot.id]), 1)
+        for name in sorted(set(states.values())):
+            count.add_metric((name,), list(states.values()).count(name))
         yield state
         yield count
         memory = GaugeMetricFamily(f"{_HOST}_memory_bytes", "Memory of the host.", labels=("kind",))

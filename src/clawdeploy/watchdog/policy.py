@@ -99,13 +99,13 @@ def _judge(
     if taken and rule.ladder[taken - 1] == "suspend" and not dry_run:
         return before, None  # until the bot is seen to be suspended
     seen = (*before.seen, value)[-rule.of :]
-    hit, hits = value >= rule.limit, sum(one >= rule.limit for one in seen)
-    calm = 0 if hit else before.calm + 1
+    hits = sum(one >= rule.limit for one in seen)
+    calm = 0 if value >= rule.limit else before.calm + 1
 
     def decide(action: Action, step: Step) -> Decision:
         return Decision(one.bot, measure, action, step, rule.limit, hits, len(seen), seen, one.values)
 
-    if hits >= rule.hits and hit and taken < len(rule.ladder):
+    if hits >= rule.hits and taken < len(rule.ladder):
         step = rule.ladder[taken]
         return RuleState(taken + 1), decide(step, step)
     if taken and calm >= rule.calm:

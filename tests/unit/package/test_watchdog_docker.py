@@ -44,7 +44,7 @@ CRASH_LOOP = "/bin/busybox usleep 50000; exit 1"
 # Works a quarter of the time, forks, and holds a few megabytes.
 INNOCENT = (
     "while :; do i=0; while [ $i -lt 300 ]; do i=$((i+1)); done; "
-    "/bin/busybox dd if=/dev/zero of=/tmp/x bs=64k count=16 2>/dev/null; /bin/busybox usleep 100000; done"
+    "/bin/busybox dd if=/dev/zero of=/scratch/x bs=64k count=16 2>/dev/null; /bin/busybox usleep 100000; done"
 )
 
 
@@ -76,6 +76,7 @@ def run_bot(client: Any, machine: Machine, haproxy: RunningHAProxy, ledger: Ledg
                 "image": f"clawdeploy-test:{bot_id}",
                 "command": ["/bin/busybox", "sh", "-c", command],
                 "mounts": [],
+                "tmpfs": {"/scratch": "rw,size=16m,mode=1777"},
                 "cpus": 0.2,
                 "memory": 16 << 20,
                 "pids_limit": 24,

@@ -62,6 +62,11 @@ def test_recovery_steps_down_and_a_new_offence_begins_at_the_bottom() -> None:
     assert steps(config(), "small", states[BOT]) == {"cpu": "warn"}
 
 
+def test_calm_is_windows_in_a_row() -> None:
+    _, said = play(config(), [seen(cpu) for cpu in (1.0, 1.0, 0.1, 1.0, 0.1, 0.1)])
+    assert said == ["", "warn:warn", "", "", "", "recover:warn"]
+
+
 def test_what_cannot_be_read_is_neither_a_hit_nor_calm() -> None:
     _, said = play(config(), [seen(1.0), seen(None), seen(None), seen(1.0), *[seen(None)] * 5, seen(0.1)])
     assert said == ["", "", "", "warn:warn", "", "", "", "", "", ""]

@@ -258,6 +258,42 @@ def test_a_throttled_bot_that_calms_down_gets_its_cpus_back(world: World) -> Non
 
 
 @pytest.mark.usefixtures("fake_seconds")
+def test_a_bot_suspended_by_hand_gets_its_cpus_back_at_once(world: World) -> None:
+    watchdog = world.watchdog(world.config(rules=swift(cpu={"ladder": ["throttle"]}), window=2.0))
+    for _ in range(5):
+        world.use(FIRST, cpu=500_000)
+        world.look(watchdog)
+    assert world.engine.cpus == {world.bots[0]: 0.25}
+    ask(world.machine, "suspend", "one")
+    world.look(watchdog)
+    assert world.engine.cpus == {world.bots[0]: 0.5}
+
+
+@pytest.mark.usefixtures("fake_seconds")
+def test_a_container_that_was_made_anew_is_not_the_one_that_was_throttled(world: World) -> None:
+    config = world.config(rules=swift(cpu={"ladder": ["throttle"]}))
+    watchdog = world.watchdog(config)
+    for _ in range(3):
+        world.use(FIRST, cpu=500_000)
+        world.look(watchdog)
+    world.engine.containers[world.bots[0]] = SECOND
+    for _ in range(4):
+        world.look(watchdog)
+    assert world.engine.calls.count(("set_cpus", world.bots[0])) == 1
+    assert json.loads(config.state_file.read_text())["throttled"] == {}
+
+
+@pytest.mark.usefixtures("fake_seconds")
+def test_a_burner_that_crashes_all_the_time_is_measured_all_the_same(world: World) -> None:
+    watchdog = world.watchdog(world.config(rules=swift(cpu={"ladder": ["warn"]})))
+    for _ in range(4):
+        world.start_anew(FIRST)
+        world.use(FIRST, cpu=480_000)
+        world.look(watchdog)
+    assert [details(event)["rule"] for event in world.events("watchdog_warn")] == ["cpu"]
+
+
+@pytest.mark.usefixtures("fake_seconds")
 def test_a_dry_run_says_everything_and_does_nothing(world: World) -> None:
     watchdog = world.watchdog(world.config(rules=swift(cpu={}), dry_run=True))
     world.look(watchdog)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Request = TypeVar("Request")
 
 _PIPE_WIDTH = 160
+_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 def _docker() -> "Engine":
@@ -108,6 +110,23 @@ def stdin(kind: type[Request]) -> Request:
 
 def now() -> int:
     return int(time.time())
+
+
+class Moment(click.ParamType[float]):
+    """A point in time: a date or time of ISO 8601 (UTC unless it says otherwise), or how long ago."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        if value[:-1].isdecimal() and value[-1] in _UNITS:
+            return time.time() - timedelta(**{_UNITS[value[-1]]: int(value[:-1])}).total_seconds()
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a date such as 2026-11-01 nor a span such as 12h, 7d or 4w")
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 check_option = click.option("--check", is_flag=True, help="Only say what would change.")

@@ -3,21 +3,24 @@
 What a container should be is said by the ``bot`` role, as a ContainerSpec.
 """
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import docker
-from docker.errors import DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from docker.types import IPAMConfig, IPAMPool, Mount, Ulimit
 from docker.utils import version_gte
 
+from clawdeploy import cgroups
 from clawdeploy.containers import ContainerSpec, NetworkSpec
 from clawdeploy.errors import ClawError
 
 LABEL_BOT = "clawdeploy.bot"
 LABEL_SPEC = "clawdeploy.spec"
 _STOP_SECONDS = 10
+_KILL_SECONDS = 20
 # Docker 25 brought health checks' start_interval (https://docs.docker.com/reference/api/engine/version-history/).
 _START_INTERVAL_API = "1.44"
 
@@ -34,13 +37,14 @@ class ContainerState:
     """state: Docker's word (created, running, exited, …); status: its sentence, as ``docker ps`` shows it.
 
     checked_early: the engine runs the first health check within a second, not after a whole interval.
-    spec: hash of the specification it was made from.
+    spec: hash of the specification it was made from; container: Docker's own id.
     """
 
     state: str
     status: str
     checked_early: bool = False
     spec: str = ""
+    container: str = ""
 
     @property
     def running(self) -> bool:
@@ -52,6 +56,11 @@ class ContainerState:
     def dead(self) -> bool:
         """Down, and the engine will not bring it back by itself."""
         return self.state in ("exited", "dead", "created", "removing")
+
+    @property
+    def alive(self) -> bool:
+        """Its processes exist, or the engine is about to start them again."""
+        return self.state in ("running", "paused", "restarting")
 
 
 class Engine:
@@ -77,7 +86,8 @@ class Engine:
             raise _down(error) from None
         return {
             entry["Labels"][LABEL_BOT]: ContainerState(
-                entry["State"], entry["Status"], self._checks_early, entry["Labels"].get(LABEL_SPEC, "")
+                *(entry["State"], entry["Status"], self._checks_early),
+                *(entry["Labels"].get(LABEL_SPEC, ""), entry["Id"]),
             )
             for entry in listed
         }
@@ -116,13 +126,92 @@ class Engine:
             raise ClawError("container_failed", f"container {name} cannot be started: {error}") from None
 
     def start(self, bot_id: str) -> None:
-        """Start the bot's container as it is; ClawError("container_failed") if it cannot be."""
+        """Start the bot's container as it is, or let it go on if it is paused.
+
+        ClawError("no_container") if there is none, "container_failed" if it cannot be started.
+        """
         try:
-            self._docker.api.start(container_name(bot_id))
+            if self._state(bot_id) == "paused":
+                self._docker.api.unpause(container_name(bot_id))
+            else:
+                self._docker.api.start(container_name(bot_id))
+        except NotFound:
+            raise _no_container(bot_id) from None
         except DockerException as error:
             raise ClawError(
                 "container_failed", f"container {container_name(bot_id)} cannot be started: {error}"
             ) from None
+
+    def freeze(self, bot_id: str) -> bool:
+        """Stop all processes of the bot where they stand, without telling them; whether any were running."""
+        try:
+            self._docker.api.pause(container_name(bot_id))
+        except NotFound:
+            return False
+        except APIError as error:
+            # Paused already, not running, or between two starts: kill() deals with all of these.
+            if error.status_code == 409 or self._state(bot_id) != "running":
+                return False
+            raise _down(error) from None
+        except DockerException as error:
+            raise _down(error) from None
+        return True
+
+    def kill(self, bot_id: str) -> bool:
+        """End all processes of the bot by SIGKILL, frozen ones too; whether there were any.
+
+        Returns when they are gone. Docker takes it for a stop by hand, which ``unless-stopped`` respects even
+        after a restart of the daemon or of the host.
+        """
+        name, api = container_name(bot_id), self._docker.api
+        try:
+            there = api.inspect_container(name)
+            if there["State"]["Status"] not in ("running", "paused", "restarting"):
+                return False
+            if there["State"]["Status"] == "paused":
+                with suppress(OSError):  # Docker's own kill comes next, and leaves them a moment at most
+                    cgroups.doom_frozen(there["Id"])
+            try:
+                api.kill(name, "KILL")
+            except APIError as error:
+                if error.status_code != 409:  # it ended by itself meanwhile
+                    raise
+            if self._state(bot_id) == "restarting":
+                api.stop(name, timeout=0)  # nothing runs, but the next start is being waited for
+            api.wait(name, timeout=_KILL_SECONDS)
+        except NotFound:
+            return False
+        except (DockerException, OSError) as error:
+            raise _down(error) from None
+        return True
+
+    def _state(self, bot_id: str) -> str:
+        """Docker's word for the state of the bot's container; NotFound if it has none."""
+        return str(self._docker.api.inspect_container(container_name(bot_id))["State"]["Status"])
+
+    def owners(self) -> set[str]:
+        """Ids of all bots that a container or a network here was made for."""
+        try:
+            labelled: list[dict[str, Any]] = [
+                *self._docker.api.containers(all=True, filters={"label": LABEL_BOT}),
+                *self._docker.api.networks(filters={"label": LABEL_BOT}),
+            ]
+        except DockerException as error:
+            raise _down(error) from None
+        return {entry["Labels"][LABEL_BOT] for entry in labelled}
+
+    def log(self, bot_id: str, lines: int, follow: bool = False) -> Iterator[bytes]:
+        """The container's last log lines, as raw pieces; with ``follow`` all later ones too, until it ends.
+
+        ClawError("no_container") if there is none.
+        """
+        try:
+            found = self._docker.containers.get(container_name(bot_id))
+            yield from found.logs(tail=lines, stream=True, follow=follow)
+        except NotFound:
+            raise _no_container(bot_id) from None
+        except DockerException as error:
+            raise _down(error) from None
 
     @property
     def _checks_early(self) -> bool:
@@ -203,9 +292,7 @@ class Engine:
         try:
             self._docker.containers.get(container_name(bot_id)).restart(timeout=_STOP_SECONDS)
         except NotFound:
-            raise ClawError(
-                "no_container", f"bot {bot_id} has no container: run deploy_bot for it again."
-            ) from None
+            raise _no_container(bot_id) from None
         except DockerException as error:
             raise _down(error) from None
 
@@ -225,7 +312,11 @@ class Engine:
             raise _down(error) from None
 
 
-def _down(error: DockerException) -> ClawError:
+def _no_container(bot_id: str) -> ClawError:
+    return ClawError("no_container", f"bot {bot_id} has no container: run deploy_bot for it again.")
+
+
+def _down(error: Exception) -> ClawError:
     return ClawError(
         "engine_down", f"Docker did not do what was asked ({error}): see `systemctl status docker`."
     )

@@ -16,6 +16,7 @@ import msgspec
 from clawdeploy import allocation, claims, verbs, version
 from clawdeploy.cli_money import money_verbs
 from clawdeploy.cli_ops import cells, gauge, ops_verbs, suspended
+from clawdeploy.cli_upgrades import upgrade_verbs
 from clawdeploy.clitools import Machine, check_option, now, say, show_table, stdin, summary, table, verb
 from clawdeploy.containers import LiveRequest
 from clawdeploy.errors import ClawError
@@ -49,7 +50,7 @@ def main() -> None:
     """
 
 
-for added_verb in (*money_verbs, *ops_verbs):
+for added_verb in (*money_verbs, *ops_verbs, *upgrade_verbs):
     main.add_command(added_verb)
 
 

@@ -63,6 +63,16 @@ class ContainerState:
         return self.state in ("running", "paused", "restarting")
 
 
+@dataclass(frozen=True)
+class Image:
+    """An image of this host; size is bytes, what it shares with others included."""
+
+    id: str
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    size: int
+
+
 class Engine:
     """Docker on this host's socket; ClawError("engine_down") if nobody answers there."""
 
@@ -108,6 +118,36 @@ class Engine:
                 pins[name] = digests[0] if digests else image["Id"]
             pins |= {digest: digest for digest in digests}
         return pins
+
+    def unused_images(self) -> list[Image]:
+        """The images that no container was made from, running or not."""
+        api = self._docker.api
+        try:
+            listed: list[dict[str, Any]] = api.images()
+            used = {entry["ImageID"] for entry in api.containers(all=True)}
+        except DockerException as error:
+            raise _down(error) from None
+        return [
+            Image(
+                one["Id"], tuple(one.get("RepoTags") or ()), tuple(one.get("RepoDigests") or ()), one["Size"]
+            )
+            for one in listed
+            if one["Id"] not in used
+        ]
+
+    def remove_image(self, image: Image) -> bool:
+        """Remove the image with all its names; False if a container has come to use it meanwhile."""
+        try:
+            for name in (*image.tags, image.id):
+                with suppress(NotFound):
+                    self._docker.api.remove_image(name)
+        except APIError as error:
+            if error.status_code == 409:
+                return False
+            raise _down(error) from None
+        except DockerException as error:
+            raise _down(error) from None
+        return True
 
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
         """Make and start the bot's container, with its network, in place of any it has.
@@ -293,6 +333,24 @@ class Engine:
             self._docker.containers.get(container_name(bot_id)).restart(timeout=_STOP_SECONDS)
         except NotFound:
             raise _no_container(bot_id) from None
+        except DockerException as error:
+            raise _down(error) from None
+
+    def stop(self, bot_id: str) -> None:
+        """Let the bot end in its own time, as its container says; none is fine."""
+        try:
+            self._docker.api.stop(container_name(bot_id))
+        except NotFound:
+            pass
+        except DockerException as error:
+            raise _down(error) from None
+
+    def restarts(self, bot_id: str) -> int:
+        """How often the engine has started the bot's container again by itself; 0 if there is none."""
+        try:
+            return int(self._docker.api.inspect_container(container_name(bot_id))["RestartCount"])
+        except NotFound:
+            return 0
         except DockerException as error:
             raise _down(error) from None
 

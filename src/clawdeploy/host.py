@@ -37,6 +37,10 @@ class Paths:
         return self.state / "secrets"
 
     @property
+    def rollbacks(self) -> Path:
+        return self.state / "rollbacks"
+
+    @property
     def claims(self) -> Path:
         return self.state / "claims"
 

@@ -283,7 +283,8 @@ def live(machine: Machine, as_json: bool, timeout: float, check: bool) -> None:
     """
     request = stdin(LiveRequest)
     result = verbs.go_live(
-        machine.changing, machine.engine, machine.systemctl, machine.ledger, request, timeout, now(), check
+        *(machine.changing, machine.engine, machine.halter, machine.systemctl, machine.ledger),
+        *(request, timeout, now(), check),
     )
     say(result, as_json, summary(result))
 

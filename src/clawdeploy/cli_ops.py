@@ -57,7 +57,7 @@ def suspend(
              clawctl suspend --all
     """
     chosen = _chosen(bots, everything)
-    result = suspension.suspend(machine.changing, machine.engine, chosen, reason, now(), check)
+    result = suspension.suspend(machine.changing, machine.halter, chosen, reason, now(), check)
     say(result, as_json, summary(result) if check else _told(result))
 
 
@@ -86,7 +86,9 @@ def resume(
              clawctl resume --all --timeout 300
     """
     chosen = _chosen(bots, everything)
-    result = suspension.resume(machine.changing, machine.engine, chosen, timeout, now(), check)
+    result = suspension.resume(
+        machine.changing, machine.engine, machine.halter, chosen, timeout, now(), check
+    )
     if as_json or check or not result["changed"]:
         say(result, as_json, summary(result))
     else:
@@ -338,7 +340,9 @@ def reconcile(machine: Machine, as_json: bool, check: bool) -> None:
     from clawdeploy.reconcile import reconcile as repair
 
     with machine.changing() as registry:
-        result = repair(registry, machine.homes, machine.engine, machine.systemctl, now(), check)
+        result = repair(
+            registry, machine.homes, machine.engine, machine.halter, machine.systemctl, now(), check
+        )
     verb = "would be" if check else "was"
     lines = [f"{one['what']} ({one['was']}): {verb} {one['now']}" for one in result["done"]]
     say(result, as_json, "\n".join(lines) or "all is as it should be")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from clawdeploy.engine import Engine
+    from clawdeploy.halter import Halter
 
 Request = TypeVar("Request")
 
@@ -38,6 +39,12 @@ def _docker() -> "Engine":
     return Engine()
 
 
+def _halter() -> "Halter":
+    from clawdeploy.halter import Halter
+
+    return Halter()
+
+
 @dataclass(frozen=True)
 class Machine:
     """What the verbs work on; tests put their own in."""
@@ -45,6 +52,7 @@ class Machine:
     paths: Paths = field(default_factory=Paths)
     systemctl: Callable[..., None] = systemctl
     engine: Callable[[], "Engine"] = _docker
+    halter: Callable[[], "Halter"] = _halter
 
     @property
     def homes(self) -> Homes:

@@ -9,24 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import docker
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import DockerException, NotFound
 from docker.types import IPAMConfig, IPAMPool, Mount, Ulimit
 from docker.utils import version_gte
 
-from clawdeploy import cgroups
-from clawdeploy.containers import ContainerSpec, NetworkSpec
+from clawdeploy.containers import ALIVE, ContainerSpec, NetworkSpec, container_name
 from clawdeploy.errors import ClawError
 
 LABEL_BOT = "clawdeploy.bot"
 LABEL_SPEC = "clawdeploy.spec"
 _STOP_SECONDS = 10
-_KILL_SECONDS = 20
 # Docker 25 brought health checks' start_interval (https://docs.docker.com/reference/api/engine/version-history/).
 _START_INTERVAL_API = "1.44"
-
-
-def container_name(bot_id: str) -> str:
-    return f"clawdeploy-{bot_id}"
 
 
 network_name = container_name  # one network per bot, of the same name
@@ -60,7 +54,7 @@ class ContainerState:
     @property
     def alive(self) -> bool:
         """Its processes exist, or the engine is about to start them again."""
-        return self.state in ("running", "paused", "restarting")
+        return self.state in ALIVE
 
 
 @dataclass(frozen=True)
@@ -181,49 +175,6 @@ class Engine:
             raise ClawError(
                 "container_failed", f"container {container_name(bot_id)} cannot be started: {error}"
             ) from None
-
-    def freeze(self, bot_id: str) -> bool:
-        """Stop all processes of the bot where they stand, without telling them; whether any were running."""
-        try:
-            self._docker.api.pause(container_name(bot_id))
-        except NotFound:
-            return False
-        except APIError as error:
-            # Paused already, not running, or between two starts: kill() deals with all of these.
-            if error.status_code == 409 or self._state(bot_id) != "running":
-                return False
-            raise _down(error) from None
-        except DockerException as error:
-            raise _down(error) from None
-        return True
-
-    def kill(self, bot_id: str) -> bool:
-        """End all processes of the bot by SIGKILL, frozen ones too; whether there were any.
-
-        Returns when they are gone. Docker takes it for a stop by hand, which ``unless-stopped`` respects even
-        after a restart of the daemon or of the host.
-        """
-        name, api = container_name(bot_id), self._docker.api
-        try:
-            there = api.inspect_container(name)
-            if there["State"]["Status"] not in ("running", "paused", "restarting"):
-                return False
-            if there["State"]["Status"] == "paused":
-                with suppress(OSError):  # Docker's own kill comes next, and leaves them a moment at most
-                    cgroups.doom_frozen(there["Id"])
-            try:
-                api.kill(name, "KILL")
-            except APIError as error:
-                if error.status_code != 409:  # it ended by itself meanwhile
-                    raise
-            if self._state(bot_id) == "restarting":
-                api.stop(name, timeout=0)  # nothing runs, but the next start is being waited for
-            api.wait(name, timeout=_KILL_SECONDS)
-        except NotFound:
-            return False
-        except (DockerException, OSError) as error:
-            raise _down(error) from None
-        return True
 
     def _state(self, bot_id: str) -> str:
         """Docker's word for the state of the bot's container; NotFound if it has none."""
@@ -374,7 +325,7 @@ def _no_container(bot_id: str) -> ClawError:
     return ClawError("no_container", f"bot {bot_id} has no container: run deploy_bot for it again.")
 
 
-def _down(error: Exception) -> ClawError:
+def _down(error: DockerException) -> ClawError:
     return ClawError(
         "engine_down", f"Docker did not do what was asked ({error}): see `systemctl status docker`."
     )

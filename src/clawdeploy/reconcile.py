@@ -16,6 +16,7 @@ from clawdeploy.storage import Homes
 
 if TYPE_CHECKING:
     from clawdeploy.engine import ContainerState, Engine
+    from clawdeploy.halter import Halter
 
 HAPROXY_UNIT = "haproxy.service"
 CLAIMS_UNIT = "clawdeploy-claims.service"
@@ -42,6 +43,7 @@ def reconcile(
     registry: Registry,
     homes: Homes,
     engine: "Callable[[], Engine]",
+    halter: "Callable[[], Halter]",
     systemctl: Callable[..., None],
     now: int,
     check: bool,
@@ -55,11 +57,11 @@ def reconcile(
     _edge(registry, systemctl, report)
     rows = {bot.id: bot for bot in registry.bots()}
     try:
-        with engine() as own:
+        with engine() as own, halter() as halting:
             states = own.states()
             for bot in rows.values():
                 if not bot.leased_by_other("", now):
-                    _bot(registry, homes, own, bot, states, report)
+                    _bot(registry, homes, own, halting, bot, states, report)
             for stray in sorted(own.owners() - rows.keys()):
                 what = f"container and network of {stray}"
                 report.repair(what, "of no bot here", "removed", partial(own.remove, stray))
@@ -101,6 +103,7 @@ def _bot(
     registry: Registry,
     homes: Homes,
     engine: "Engine",
+    halter: "Halter",
     bot: Bot,
     states: "Mapping[str, ContainerState]",
     report: _Report,
@@ -108,7 +111,7 @@ def _bot(
     there, what = states.get(bot.id), f"container of {bot.label}"
     if bot.suspended:
         if there is not None and there.alive:
-            report.repair(what, f"{there.state} though suspended", "killed", lambda: _stop(engine, bot.id))
+            report.repair(what, f"{there.state} though suspended", "killed", lambda: _stop(halter, bot.id))
         return
     if bot.state != "active":
         return  # its deploy never ended: the next one does all of this
@@ -128,6 +131,6 @@ def _make(registry: Registry, engine: "Engine", bot: Bot) -> None:
     engine.make(bot.id, spec)
 
 
-def _stop(engine: "Engine", bot_id: str) -> None:
-    engine.freeze(bot_id)
-    engine.kill(bot_id)
+def _stop(halter: "Halter", bot_id: str) -> None:
+    halter.freeze(bot_id)
+    halter.kill(bot_id)

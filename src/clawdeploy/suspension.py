@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from clawdeploy import edge, events
+from clawdeploy.containers import ALIVE
 from clawdeploy.errors import ClawError
 from clawdeploy.models import Bot, Suspension
 from clawdeploy.registry import Registry, iso
 
 if TYPE_CHECKING:
     from clawdeploy.engine import Engine
+    from clawdeploy.halter import Halter
 
 _AT_ONCE = 8
 
 OpenRegistry = Callable[[], AbstractContextManager[Registry]]
 OpenEngine = Callable[[], "Engine"]
+OpenHalter = Callable[[], "Halter"]
 
 
 @dataclass
@@ -79,7 +82,7 @@ def chosen(registry: Registry, references: Sequence[str] | None) -> list[Bot]:
 
 def suspend(
     changing: OpenRegistry,
-    engine: OpenEngine,
+    halter: OpenHalter,
     references: Sequence[str] | None,
     reason: str | None,
     now: int,
@@ -98,7 +101,7 @@ def suspend(
         wanted = {bot.id: _wanted(bot, before.get(bot.id), reason, now) for bot in bots}
         rows = [bot for bot in bots if not bot.suspended or before.get(bot.id) != wanted[bot.id]]
         if check:
-            alive = _alive(engine, bots)
+            alive = _alive(halter, bots)
             return _result(bots, before, wanted, rows, bool(rows) or bool(alive), [])
         with steps.step("registry") as note:
             with registry.store.transaction():
@@ -121,7 +124,7 @@ def suspend(
         # Frozen first and not stopped: a stop would thaw a bot and leave it seconds.
         for name in ("freeze", "kill"):
             with steps.step(name) as note:
-                note["changed"] = any(_on_all(engine, name, bots))
+                note["changed"] = any(_on_all(halter, name, bots))
         if steps.changed() or steps.problems:
             with steps.step("event"), registry.store.transaction():
                 for bot in bots:
@@ -143,20 +146,18 @@ def _note_suspended(registry: Registry, bot: Bot, why: Suspension, steps: _Steps
     events.record(registry.store, "suspended", bot, said, details)
 
 
-def _alive(engine: OpenEngine, bots: Sequence[Bot]) -> list[str]:
-    with engine() as looking:
-        states = looking.states()
-    return [bot.id for bot in bots if bot.id in states and states[bot.id].alive]
+def _alive(halter: OpenHalter, bots: Sequence[Bot]) -> list[str]:
+    with halter() as looking:
+        return [bot.id for bot in bots if looking.state(bot.id) in ALIVE]
 
 
-def _on_all(engine: OpenEngine, action: str, bots: Sequence[Bot]) -> list[bool]:
+def _on_all(halter: OpenHalter, action: str, bots: Sequence[Bot]) -> list[bool]:
     """Freeze or kill all of these, several at a time; ClawError with everything that Docker refused."""
     problems = list[tuple[str, str]]()
 
     def act(bot: Bot) -> bool:
         try:
-            # Each thread has a client of its own: the SDK's is not made to be shared.
-            with engine() as own:
+            with halter() as own:  # a connection of its own for each thread
                 return own.freeze(bot.id) if action == "freeze" else own.kill(bot.id)
         except ClawError as error:
             problems.extend(error.problems)
@@ -172,7 +173,7 @@ def _on_all(engine: OpenEngine, action: str, bots: Sequence[Bot]) -> list[bool]:
     return acted
 
 
-def enforce(registry: Registry, engine: OpenEngine, bot_ids: Sequence[str]) -> list[str]:
+def enforce(registry: Registry, halter: OpenHalter, bot_ids: Sequence[str]) -> list[str]:
     """Kill those of these bots that are suspended though they run; returns their ids. The lock is held.
 
     For whatever starts containers: a suspension may have come while it was at work.
@@ -180,7 +181,7 @@ def enforce(registry: Registry, engine: OpenEngine, bot_ids: Sequence[str]) -> l
     late = [bot for bot in registry.bots() if bot.suspended and bot.id in set(bot_ids)]
     for action in ("freeze", "kill"):
         if late:
-            _on_all(engine, action, late)
+            _on_all(halter, action, late)
     return [bot.id for bot in late]
 
 
@@ -217,6 +218,7 @@ def _result(
 def resume(
     changing: OpenRegistry,
     engine: OpenEngine,
+    halter: OpenHalter,
     references: Sequence[str] | None,
     timeout: float,
     now: int,
@@ -242,7 +244,7 @@ def resume(
         }
         if check or not bots:
             return result
-        opened, problems = _open(registry, engine, bots)
+        opened, problems = _open(registry, engine, halter, bots)
     if problems:
         raise ClawError.several(problems)
     from clawdeploy.health import wait_until_healthy
@@ -254,7 +256,7 @@ def resume(
 
 
 def _open(
-    registry: Registry, engine: OpenEngine, bots: Sequence[Bot]
+    registry: Registry, engine: OpenEngine, halter: OpenHalter, bots: Sequence[Bot]
 ) -> tuple[list[Bot], list[tuple[str, str]]]:
     """The steps of a resume under the lock; returns the bots that run again, and what was refused."""
     wanted = {bot.id for bot in bots}
@@ -264,13 +266,13 @@ def _open(
     ]
     edge.sync_llm_keys(registry.paths, registry.host, freed, edge.SyncResult())
     started, problems = list[Bot](), list[tuple[str, str]]()
-    with engine() as own:
+    with engine() as own, halter() as halting:
         states = own.states()
         for bot in bots:
             spec, there = registry.store.container(bot.id), states.get(bot.id)
             try:
                 if there is not None and there.state == "paused":
-                    own.kill(bot.id)  # what a kill that failed has left
+                    halting.kill(bot.id)  # what a kill that failed has left
                 if spec is not None and (there is None or there.spec != spec.fingerprint()):
                     own.make(bot.id, spec)
                 else:

@@ -20,6 +20,7 @@ from clawdeploy.storage import HomeRequest, Homes, HomesRequest, with_claim_stat
 
 if TYPE_CHECKING:
     from clawdeploy.engine import Engine
+    from clawdeploy.halter import Halter
     from clawdeploy.health import Health
 
 CLAIMS_UNIT = "clawdeploy-claims.service"
@@ -88,6 +89,7 @@ def _prepare_claim(registry: Registry, home: HomeRequest, check: bool) -> list[s
 def go_live(
     changing: Callable[[], AbstractContextManager[Registry]],
     engine: Callable[[], "Engine"],
+    halter: Callable[[], "Halter"],
     systemctl: Callable[..., None],
     ledger: LedgerClient,
     request: LiveRequest,
@@ -118,7 +120,7 @@ def go_live(
                     rollbacks.remove(registry.paths, bot.id)
         synced = sync(registry, systemctl, now, check)
         if not check:  # whoever was suspended while Docker was at work
-            suspension.enforce(registry, engine, [bot.id for bot, action in actions if action != "keep"])
+            suspension.enforce(registry, halter, [bot.id for bot, action in actions if action != "keep"])
         rows = {bot.id: bot for bot in registry.bots()} if not check else rows
     touched = [(bot.id, action) for bot, action in actions if action != "keep"]
     opened = [account for account in accounts if account.changed]

@@ -234,6 +234,9 @@ class Engine:
             self.status[bot_id] = "exited"
         return alive
 
+    def state(self, bot_id: str) -> str:
+        return self.status.get(bot_id, "running") if bot_id in self.made else ""
+
     def start(self, bot_id: str) -> None:
         if bot_id not in self.made:
             raise ClawError("no_container", f"bot {bot_id} has no container: run deploy_bot for it again.")
@@ -275,7 +278,12 @@ def engine() -> Engine:
 
 @pytest.fixture
 def machine(paths: Paths, systemd: Systemd, engine: Engine) -> Machine:
-    return Machine(paths=paths, systemctl=systemd, engine=lambda: engine)  # type: ignore[arg-type, return-value]
+    return Machine(
+        paths=paths,
+        systemctl=systemd,
+        engine=lambda: engine,  # type: ignore[arg-type, return-value]
+        halter=lambda: engine,  # type: ignore[arg-type, return-value]
+    )
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import docker
 import msgspec
 import pytest
 
-from clawdeploy.containers import ContainerSpec, LiveBot, next_action
-from clawdeploy.engine import LABEL_BOT, ContainerState, Engine, container_name, network_name
+from clawdeploy.containers import ContainerSpec, LiveBot, container_name, next_action
+from clawdeploy.engine import LABEL_BOT, ContainerState, Engine, network_name
 from clawdeploy.errors import ClawError
 from clawdeploy.tokens import new_bot_id
 

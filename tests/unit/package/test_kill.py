@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from clawdeploy import cgroups, gauges
-from clawdeploy.containers import ContainerSpec
-from clawdeploy.engine import Engine, container_name
+from clawdeploy.containers import ContainerSpec, container_name
+from clawdeploy.engine import Engine
 from clawdeploy.errors import ClawError
+from clawdeploy.halter import Halter
 from clawdeploy.host import Paths
 from clawdeploy.tokens import new_bot_id
 
@@ -35,6 +36,12 @@ def client() -> Iterator[Any]:
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     with Engine() as connected:
+        yield connected
+
+
+@pytest.fixture
+def halter() -> Iterator[Halter]:
+    with Halter() as connected:
         yield connected
 
 
@@ -74,17 +81,17 @@ def inspect(client: Any, bot_id: str) -> Any:
 
 
 def test_a_frozen_bot_does_nothing_more_and_is_killed_as_it_stands(
-    run_bot: Run, client: Any, engine: Engine
+    run_bot: Run, client: Any, engine: Engine, halter: Halter
 ) -> None:
     bot_id = run_bot(WORK)
     time.sleep(0.3)
-    assert engine.freeze(bot_id)
-    assert not engine.freeze(bot_id)
+    assert halter.freeze(bot_id)
+    assert not halter.freeze(bot_id)
     time.sleep(0.3)  # until Docker has written down what was said before
     frozen = engine.log_tail(bot_id, 10_000)
     assert frozen
-    assert engine.kill(bot_id)
-    assert not engine.kill(bot_id)
+    assert halter.kill(bot_id)
+    assert not halter.kill(bot_id)
     assert engine.log_tail(bot_id, 10_000) == frozen, "it got to run between freezing and its end"
     state = inspect(client, bot_id)["State"]
     assert (state["Status"], state["ExitCode"]) == ("exited", 137)
@@ -92,34 +99,38 @@ def test_a_frozen_bot_does_nothing_more_and_is_killed_as_it_stands(
     assert engine.states()[bot_id].state == "exited", "the restart policy must not bring it back"
 
 
-def test_a_bot_that_keeps_crashing_is_held_too(run_bot: Run, client: Any, engine: Engine) -> None:
+def test_a_bot_that_keeps_crashing_is_held_too(
+    run_bot: Run, client: Any, engine: Engine, halter: Halter
+) -> None:
     bot_id = run_bot("exit 1")
     deadline = time.monotonic() + 20
     while engine.states()[bot_id].state != "restarting":
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    engine.freeze(bot_id)
-    engine.kill(bot_id)
+    halter.freeze(bot_id)
+    halter.kill(bot_id)
     restarts = inspect(client, bot_id)["RestartCount"]
     time.sleep(3)
     assert inspect(client, bot_id)["RestartCount"] == restarts
     assert engine.states()[bot_id].state == "exited"
 
 
-def test_a_killed_bot_starts_again_and_a_paused_one_goes_on(run_bot: Run, engine: Engine) -> None:
+def test_a_killed_bot_starts_again_and_a_paused_one_goes_on(
+    run_bot: Run, engine: Engine, halter: Halter
+) -> None:
     bot_id = run_bot(WORK)
-    engine.freeze(bot_id)
+    halter.freeze(bot_id)
     engine.start(bot_id)
     assert engine.states()[bot_id].state == "running"
-    engine.freeze(bot_id)
-    engine.kill(bot_id)
+    halter.freeze(bot_id)
+    halter.kill(bot_id)
     engine.start(bot_id)
     assert engine.states()[bot_id].state == "running"
 
 
-def test_what_is_not_there_needs_no_killing_and_cannot_be_started(engine: Engine) -> None:
-    assert not engine.freeze("zzzzzzzzzzzz")
-    assert not engine.kill("zzzzzzzzzzzz")
+def test_what_is_not_there_needs_no_killing_and_cannot_be_started(engine: Engine, halter: Halter) -> None:
+    assert not halter.freeze("zzzzzzzzzzzz")
+    assert not halter.kill("zzzzzzzzzzzz")
     with pytest.raises(ClawError, match="deploy_bot"):
         engine.start("zzzzzzzzzzzz")
     with pytest.raises(ClawError, match="deploy_bot"):
@@ -155,3 +166,10 @@ def test_what_a_bot_uses_is_read_from_its_control_group(run_bot: Run, paths: Pat
     assert read[idle].pids in (2, 3)
     assert read[idle].oom_kills == 0
     assert read[idle].rps is None, "no HAProxy answers here"
+
+
+def test_without_a_daemon_the_kill_switch_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    with Halter() as halter, pytest.raises(ClawError, match="systemctl status docker") as error:
+        halter.freeze("zzzzzzzzzzzz")
+    assert error.value.code == "engine_down"

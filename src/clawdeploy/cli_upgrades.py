@@ -17,7 +17,15 @@ _timeout = click.option(
 
 
 def _host(machine: Machine) -> upgrades.Host:
-    return upgrades.Host(machine.changing, machine.engine, machine.homes, machine.systemctl, now)
+    return upgrades.Host(
+        changing=machine.changing,
+        engine=machine.engine,
+        halter=machine.halter,
+        paths=machine.paths,
+        homes=machine.homes,
+        systemctl=machine.systemctl,
+        clock=now,
+    )
 
 
 def _end_in_order() -> None:

@@ -24,6 +24,7 @@ class Paths:
     haproxy_socket: Path = Path("/run/haproxy/admin.sock")
     units: Path = Path("/etc/systemd/system")
     lock: Path = Path("/run/lock/clawdeploy.lock")
+    upgrade_lock: Path = Path("/run/lock/clawdeploy-upgrade.lock")
     ledger_socket: Path = Path("/run/clawdeploy-llm/admin.sock")
     maps_group: str = "haproxy"
     llm_group: str = "clawdeploy-llm"

@@ -19,12 +19,13 @@ from clawdeploy.storage import HomeFile, file_state
 class Point(msgspec.Struct, frozen=True, kw_only=True):
     """One bot's way back.
 
-    files: its managed files; absent: those that the upgrade added; claim_file and claim_files: of its claim,
-    if nobody had claimed it (``owner`` None); ended: whether the upgrade came to its end; retired: what pins
-    the image that the upgrade before this one replaced, which nobody needs any more.
+    run, ended: of which upgrade, and whether that came to its end; files: its managed files; absent: those
+    that the upgrade added; claim_file and claim_files: of its claim, if nobody had claimed it (``owner`` None);
+    retired: what pins the image that the upgrade before this one replaced, which nobody needs any more.
     """
 
     bot: BotId
+    run: str
     image: str
     image_digest: str
     config_hash: str
@@ -39,6 +40,10 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     claim_files: dict[str, FileState] = {}
     ended: bool = False
     retired: str = ""
+
+    def cut_off(self, bot: Bot) -> bool:
+        """Whether the bot is still leased to the upgrade. To be asked when that cannot be at work any more."""
+        return not self.ended and self.run == bot.lease_run
 
     def facts_of(self, bot: Bot) -> Bot:
         """The bot as it is now, but with what the upgrade changed as it was before."""

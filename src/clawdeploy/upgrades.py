@@ -7,10 +7,11 @@ disk: the next upgrade begins that bot's turn anew and, if need be, goes back al
 """
 
 import asyncio
+import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from msgspec import Meta
 from clawdeploy import claims, events, rollbacks, suspension, verbs
 from clawdeploy.containers import ContainerSpec
 from clawdeploy.errors import ClawError
+from clawdeploy.host import Paths
 from clawdeploy.models import Bot, BotId, Edge, RunId
 from clawdeploy.registry import Registry
 from clawdeploy.rollbacks import Point
@@ -27,6 +29,7 @@ from clawdeploy.storage import HomeRequest, Homes, HomesRequest
 
 if TYPE_CHECKING:
     from clawdeploy.engine import Engine, Image
+    from clawdeploy.halter import Halter
     from clawdeploy.health import Health
 
 Result = Literal["pending", "unchanged", "skipped", "upgraded", "rolled_back", "failed"]
@@ -66,6 +69,8 @@ class Host:
 
     changing: Callable[[], AbstractContextManager[Registry]]
     engine: Callable[[], "Engine"]
+    halter: Callable[[], "Halter"]
+    paths: Paths
     homes: Homes
     systemctl: Callable[..., None]
     clock: Callable[[], int]
@@ -112,6 +117,26 @@ def upgrade(host: Host, request: UpgradeRequest, timeout: float, watch: float, c
     ``check`` the results are what would be begun (``pending``). ClawError with everything that forbids it,
     before anything is changed.
     """
+    with nullcontext() if check else _alone(host.paths):
+        return _upgrade(host, request, timeout, watch, check)
+
+
+@contextmanager
+def _alone(paths: Paths) -> Iterator[None]:
+    """One upgrade of a host at a time: whatever another one has left is that of a dead one."""
+    with paths.upgrade_lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClawError(
+                "upgrade_busy", "another upgrade is at work on this host: start it again when that has ended."
+            ) from None
+        yield
+
+
+def _upgrade(
+    host: Host, request: UpgradeRequest, timeout: float, watch: float, check: bool
+) -> dict[str, Any]:
     began = time.monotonic()
     with host.changing() as registry:
         turns = _review(registry, host, request)
@@ -167,9 +192,12 @@ def _review(registry: Registry, host: Host, request: UpgradeRequest) -> dict[str
 def _look(registry: Registry, host: Host, wanted: UpgradeBot, bot: Bot, run_id: str) -> _Turn:
     before = {"image": bot.image, "image_digest": bot.image_digest, "config_hash": bot.config_hash}
     turn = _Turn(bot.id, bot.label, before, dict(before), "skipped")
+    point = rollbacks.load(registry.paths, bot.id)
+    begun = point is not None and not point.ended
+    cut_off = point is not None and point.cut_off(bot)
     if bot.suspended:
         turn.reason = "suspended: resume it, then start the upgrade again"
-    elif bot.leased_by_other(run_id, host.clock()):
+    elif bot.leased_by_other(run_id, host.clock()) and not cut_off:
         turn.reason = "another deploy or upgrade works on it: start the upgrade again when that has ended"
     elif bot.state != "active" or registry.store.container(bot.id) is None:
         turn.reason = "its last deploy has not ended: deploy it again"
@@ -184,8 +212,6 @@ def _look(registry: Registry, host: Host, wanted: UpgradeBot, bot: Bot, run_id: 
         }
         there = _facts(wanted, bot) == bot and not home["changed"] and turn.after == before
         same = registry.store.container(bot.id) == wanted.container
-        point = rollbacks.load(registry.paths, bot.id)
-        begun = point is not None and not point.ended
         turn.result = "unchanged" if there and same and not begun else "pending"
     return turn
 
@@ -200,7 +226,7 @@ def _facts(wanted: UpgradeBot, bot: Bot) -> Bot:
 def _begin(registry: Registry, host: Host, todo: Sequence[UpgradeBot], run_id: str) -> None:
     """Write down the ways back, unless a turn that was cut off has, and lease the bots."""
     bots = [registry.find(wanted.id) for wanted in todo]
-    points = [_point(registry, host.homes, *one) for one in zip(todo, bots, strict=True)]
+    points = [_point(registry, host.homes, *one, run_id) for one in zip(todo, bots, strict=True)]
     for point in points:
         rollbacks.save(registry.paths, point)
     with registry.store.transaction():
@@ -208,10 +234,10 @@ def _begin(registry: Registry, host: Host, todo: Sequence[UpgradeBot], run_id: s
             registry.store.put(msgspec.structs.replace(bot, lease_run=run_id, lease_at=host.clock()))
 
 
-def _point(registry: Registry, homes: Homes, wanted: UpgradeBot, bot: Bot) -> Point:
+def _point(registry: Registry, homes: Homes, wanted: UpgradeBot, bot: Bot, run_id: str) -> Point:
     old = rollbacks.load(registry.paths, bot.id)
     if old is not None and not old.ended:
-        return old
+        return msgspec.structs.replace(old, run=run_id)
     container, claim = registry.store.container(bot.id), claims.load_claim(registry.paths, bot.id)
     if container is None or bot.image_digest is None or bot.config_hash is None:
         raise ClawError("not_deployed", f"{bot.label} has never run: deploy it again.")
@@ -219,6 +245,7 @@ def _point(registry: Registry, homes: Homes, wanted: UpgradeBot, bot: Bot) -> Po
     kept = {file.path for file in wanted.home.files if not file.seed}
     return Point(
         bot=bot.id,
+        run=run_id,
         image=bot.image,
         image_digest=bot.image_digest,
         config_hash=bot.config_hash,
@@ -284,7 +311,7 @@ def _running(host: Host, run_id: str, turns: Sequence[_Turn]) -> dict[str, Bot]:
     """
     with host.changing() as registry:
         rows = {bot.id: bot for bot in _renewed(registry, host, run_id, turns)}
-        suspension.enforce(registry, host.engine, [turn.id for turn in turns])
+        suspension.enforce(registry, host.halter, [turn.id for turn in turns])
     for turn in turns:
         if turn.id not in rows:
             turn.reason = "another run has taken it over, or it was destroyed"
@@ -448,6 +475,13 @@ def roll_back(
 
     ClawError with everything that forbids it, before anything is changed. What a bot has learned since stays.
     """
+    with nullcontext() if check else _alone(host.paths):
+        return _roll_back(host, references, run_id, timeout, check)
+
+
+def _roll_back(
+    host: Host, references: Sequence[str], run_id: str, timeout: float, check: bool
+) -> dict[str, Any]:
     began = time.monotonic()
     with host.changing() as registry:
         bots = suspension.chosen(registry, references)
@@ -484,7 +518,7 @@ def _stays(bot: Bot, point: Point | None, run_id: str, now: int) -> tuple[str, s
         )
     if bot.suspended:
         return "bot_suspended", f"{bot.label} is suspended: resume it first (`clawctl resume {bot.label}`)."
-    if bot.leased_by_other(run_id, now):
+    if bot.leased_by_other(run_id, now) and not point.cut_off(bot):
         return "bot_busy", f"another deploy or upgrade works on {bot.label} right now: wait for it to end."
     return None
 

@@ -113,6 +113,7 @@ def paths(tmp_path: Path, empty_registry: Path) -> Paths:
         haproxy_socket=tmp_path / "admin.sock",
         units=tmp_path / "units",
         lock=tmp_path / "lock",
+        upgrade_lock=tmp_path / "upgrade_lock",
         ledger_socket=tmp_path / "ledger.sock",
         maps_group="root",
         llm_group="root",

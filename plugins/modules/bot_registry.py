@@ -65,7 +65,7 @@ options:
         description: What the user sets of the container's environment, as a whole. Kept if not given.
         type: dict
       bot_config:
-        description: What the user sets of the agent's configuration, as a whole. Kept if not given.
+        description: What the user sets of the agent's configuration, as a whole; as text. Kept if not given.
         type: json
       interface:
         description: Whether people open the bot in a browser (V(ui)) or only programs talk to it (V(api)).
@@ -174,7 +174,7 @@ BOT = {
     "open_to_all": {"type": "bool", "default": False},
     "rotate_gateway_token": {"type": "bool", "default": False, "no_log": False},
     "bot_env": {"type": "dict"},
-    # As text, for the parts of a dictionary would be blotted out wherever else they appear.
+    # As text: every part of a dictionary would be blotted out wherever else it appears.
     "bot_config": {"type": "json", "no_log": True},
     "interface": {"type": "str", "choices": ["api", "ui"], "required": True},
     "llm_refusal": {"type": "str", "choices": ["message", "error"], "default": "error"},

@@ -48,7 +48,7 @@ options:
         type: dict
         required: true
       home:
-        description: Its disk and files, as M(clawdeploy.fleet.bot_home) has them.
+        description: Its disk and files, as M(clawdeploy.fleet.bot_home) has them, nothing left out; as text.
         type: json
         required: true
       container:
@@ -97,7 +97,7 @@ BOT = {
     "interface": {"type": "str", "required": True},
     "llm_refusal": {"type": "str", "required": True},
     "edge": {"type": "dict", "required": True},
-    # As text, for the parts of a dictionary would be blotted out wherever else they appear.
+    # As text: every part of a dictionary would be blotted out wherever else it appears.
     "home": {"type": "json", "required": True, "no_log": True},
     "container": {"type": "dict", "required": True},
 }

@@ -3,6 +3,8 @@
 import json
 import secrets
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -28,16 +30,22 @@ def _host(machine: Machine) -> upgrades.Host:
     )
 
 
-def _end_in_order() -> None:
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
     """Let a signal that ends this program leave time for the way back; a second one changes nothing."""
+    signals = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
     def end(number: int, _: object) -> None:
-        for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        for name in signals:
             signal.signal(name, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, end)
+    before = {name: signal.signal(name, end) for name in signals}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 @click.command()
@@ -74,9 +82,8 @@ def upgrade(machine: Machine, as_json: bool, timeout: float, watch: float, check
     Example: clawctl upgrade --json --watch 60 < bots.json
     """
     request = stdin(UpgradeRequest)
-    if not check:
-        _end_in_order()
-    result = upgrades.upgrade(_host(machine), request, timeout, watch, check)
+    with _ending_in_order():
+        result = upgrades.upgrade(_host(machine), request, timeout, watch, check)
     say(result, as_json, summary(result) if check else _told(result))
     _fail_if_any(result, "rolled_back", "failed")
 
@@ -99,7 +106,8 @@ def rollback(
     """
     if not (yes or check):
         click.confirm(f"Restart {', '.join(bots)} as before the last upgrade?", abort=True, err=True)
-    result = upgrades.roll_back(_host(machine), bots, secrets.token_hex(8), timeout, check)
+    with _ending_in_order():
+        result = upgrades.roll_back(_host(machine), bots, secrets.token_hex(8), timeout, check)
     say(result, as_json, summary(result) if check else _told(result))
     _fail_if_any(result, "failed")
 

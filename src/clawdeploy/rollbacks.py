@@ -20,7 +20,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     """One bot's way back.
 
     run, ended: of which upgrade, and whether that came to its end; files: its managed files; absent: those
-    that the upgrade added; claim_file and claim_files: of its claim, if nobody had claimed it (``owner`` None);
+    that the upgrade added; claim_file and claim_files: of its claim, while nobody has claimed it;
     retired: what pins the image that the upgrade before this one replaced, which nobody needs any more.
     """
 
@@ -42,7 +42,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     retired: str = ""
 
     def cut_off(self, bot: Bot) -> bool:
-        """Whether the bot is still leased to the upgrade. To be asked when that cannot be at work any more."""
+        """Whether the bot is still leased to the upgrade; to be asked when that is dead for sure."""
         return not self.ended and self.run == bot.lease_run
 
     def facts_of(self, bot: Bot) -> Bot:

@@ -399,7 +399,10 @@ def _record(
         registry.store.put_container(bot.id, wanted.container)
         details = {"from": turn.before, "to": turn.after, "downtime": round(turn.downtime, 2)}
         events.record(registry.store, "upgraded", bot, f"{bot.label} upgraded to {wanted.image}", details)
-    rollbacks.save(registry.paths, msgspec.structs.replace(point, ended=True))
+    # The files that it was given to begin with are its own from now on.
+    seeds = {file.path for file in wanted.home.files if file.seed}
+    added = tuple(path for path in point.absent if path not in seeds)
+    rollbacks.save(registry.paths, msgspec.structs.replace(point, ended=True, absent=added))
     turn.result = "upgraded"
 
 
@@ -440,7 +443,9 @@ def _back(host: Host, run_id: str, turns: Sequence[_Turn], timeout: float) -> No
 
 
 def _put_back(registry: Registry, homes: Homes, bot: Bot, point: Point) -> None:
-    registry.store.put(point.facts_of(bot))
+    with registry.store.transaction():
+        registry.store.put(point.facts_of(bot))
+        registry.store.put_container(bot.id, point.container)
     homes.put_back(bot.id, point.files_for(bot.owner), point.absent)
     claim = claims.load_claim(registry.paths, bot.id)
     if claim is not None and point.claim_file is not None:

@@ -263,6 +263,12 @@ class Engine:
     def restart(self, bot_id: str) -> None:
         pass
 
+    def stop(self, bot_id: str) -> None:
+        self._call("stop", bot_id)
+
+    def restarts(self, bot_id: str) -> int:
+        return 0
+
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
         self._call("make", bot_id)
         self.made[bot_id] = spec

@@ -13,8 +13,9 @@ from clawdeploy import upgrades
 from clawdeploy.clitools import Machine, check_option, now, say, show_table, stdin, summary, table, verb
 from clawdeploy.upgrades import UpgradeRequest
 
+_TIMEOUT = 60.0
 _timeout = click.option(
-    "--timeout", default=60.0, show_default=True, help="Seconds to wait, each time, until bots answer."
+    "--timeout", default=_TIMEOUT, show_default=True, help="Seconds to wait, each time, until bots answer."
 )
 
 
@@ -46,6 +47,12 @@ def _ending_in_order() -> Iterator[None]:
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
+
+
+def undo_cut_off(machine: Machine, check: bool) -> list[dict[str, str]]:
+    """For ``clawctl reconcile``."""
+    with _ending_in_order():
+        return upgrades.undo_cut_off(_host(machine), secrets.token_hex(8), _TIMEOUT, check)
 
 
 @click.command()

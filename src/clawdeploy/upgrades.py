@@ -11,7 +11,7 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -37,6 +37,10 @@ Result = Literal["pending", "unchanged", "skipped", "upgraded", "rolled_back", "
 _AT_ONCE = 4
 _SUSPENDED = "suspended meanwhile"
 _RENEW_SECONDS = 60.0  # far below the life of a lease
+
+
+class UpgradeBusyError(ClawError):
+    """Another upgrade is at work on this host."""
 
 
 class UpgradeBot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -128,7 +132,7 @@ def _alone(paths: Paths) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ClawError(
+            raise UpgradeBusyError(
                 "upgrade_busy", "another upgrade is at work on this host: start it again when that has ended."
             ) from None
         yield
@@ -229,9 +233,14 @@ def _begin(registry: Registry, host: Host, todo: Sequence[UpgradeBot], run_id: s
     points = [_point(registry, host.homes, *one, run_id) for one in zip(todo, bots, strict=True)]
     for point in points:
         rollbacks.save(registry.paths, point)
+    _lease(registry, [bot.id for bot in bots], run_id, host.clock())
+
+
+def _lease(registry: Registry, bot_ids: Sequence[str], run_id: str, now: int) -> None:
     with registry.store.transaction():
-        for bot in bots:
-            registry.store.put(msgspec.structs.replace(bot, lease_run=run_id, lease_at=host.clock()))
+        for bot_id in bot_ids:
+            bot = registry.find(bot_id)
+            registry.store.put(msgspec.structs.replace(bot, lease_run=run_id, lease_at=now))
 
 
 def _point(registry: Registry, homes: Homes, wanted: UpgradeBot, bot: Bot, run_id: str) -> Point:
@@ -411,6 +420,8 @@ def _record(
 
 def _back(host: Host, run_id: str, turns: Sequence[_Turn], timeout: float) -> None:
     """Let these bots be what they were. Every bot is tried; what cannot be done is said at its turn."""
+    if not turns:
+        return
     specs = dict[str, tuple[_Turn, ContainerSpec]]()
     causes = {turn.id: (turn.reason, turn.log_tail) for turn in turns}
     with host.changing() as registry:
@@ -496,10 +507,7 @@ def _roll_back(
             raise ClawError.several(problems)
         turns = [_returning(bot, point) for bot in bots if (point := points[bot.id]) is not None]
         if not check:
-            with registry.store.transaction():
-                for bot in bots:
-                    leased = msgspec.structs.replace(bot, lease_run=run_id, lease_at=host.clock())
-                    registry.store.put(leased)
+            _lease(registry, [turn.id for turn in turns], run_id, host.clock())
     if not check:
         _back(host, run_id, turns, timeout)
         for turn in turns:
@@ -533,6 +541,29 @@ def _returning(bot: Bot, point: Point) -> _Turn:
     past = point.facts_of(bot)
     after = {"image": past.image, "image_digest": past.image_digest, "config_hash": past.config_hash}
     return _Turn(bot.id, bot.label, before, after, "pending")
+
+
+def undo_cut_off(host: Host, run_id: str, timeout: float, check: bool) -> list[dict[str, str]]:
+    """Take the way back for bots whose turn was cut off; nothing while an upgrade is at work.
+
+    Returns the repairs as {what, was, now}; ClawError with everything that is not well after that.
+    """
+    with suppress(UpgradeBusyError), _alone(host.paths):
+        with host.changing() as registry:
+            points = [(bot, rollbacks.load(registry.paths, bot.id)) for bot in registry.bots()]
+            turns = [_returning(bot, point) for bot, point in points if point and point.cut_off(bot)]
+            if not check:
+                _lease(registry, [turn.id for turn in turns], run_id, host.clock())
+        if not check:
+            _back(host, run_id, turns, timeout)
+        sick = [(turn.result, turn.reason) for turn in turns if turn.result == "failed"]
+        if sick:
+            raise ClawError.several(sick)
+        return [
+            {"what": turn.label, "was": "cut off in an upgrade", "now": f"back at {turn.after['image']}"}
+            for turn in turns
+        ]
+    return []
 
 
 # --- images -----------------------------------------------------------------------------------------

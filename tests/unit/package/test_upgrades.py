@@ -281,6 +281,23 @@ def test_what_was_cut_off_can_be_undone_by_hand(
     assert_as_before(machine, engine, before, bot)
 
 
+def test_what_was_cut_off_is_undone_by_repairs_too(
+    machine: Machine, engine: Docker, bot: dict[str, Any], haproxy: object
+) -> None:
+    before = row(machine, bot)
+    cut_off(machine, engine, bot)
+    found = ask(machine, "reconcile", "--check")
+    assert ("one", "cut off in an upgrade") in [(one["what"], one["was"]) for one in found["done"]]
+    assert config(machine, bot) == "new"
+    with machine.paths.upgrade_lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        ask(machine, "reconcile")
+        assert config(machine, bot) == "new", "an upgrade is at work: left to it"
+    assert ask(machine, "reconcile")["changed"]
+    assert_as_before(machine, engine, before, bot)
+    assert not ask(machine, "reconcile")["changed"]
+
+
 @pytest.mark.parametrize("image", [NEW, "agent:sick"], ids=["upgraded", "rolled back"])
 def test_an_owner_who_claims_the_bot_meanwhile_is_kept(
     machine: Machine, engine: Docker, homes: Homes, image: str

@@ -134,8 +134,11 @@ def _canary(name: str, bots: Sequence[Bot], problems: list[str]) -> str:
 def _with_image(bot: Bot, asked: str, tested: str) -> dict[str, Any]:
     """The bot with the image it is to run: the one asked for, else the agent's tested one.
 
-    One of another name than that has been chosen by somebody: it stays.
+    One of another name than that has been chosen by somebody: it stays. So does all of a bot that cannot be
+    upgraded now.
     """
+    if bot["reason"]:
+        return dict(bot)
     same_name = _name(str(bot["image"])) == _name(tested)
     image = asked or (tested if same_name else str(bot["image"]))
     return {**bot, "image": image, "image_digest": bot["image_digest"] if image == bot["image"] else None}

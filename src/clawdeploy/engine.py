@@ -313,10 +313,15 @@ class Engine:
             ):
                 with suppress(NotFound):
                     container.remove(force=True, v=True)
-            for network in self._docker.networks.list(names=[network_name(bot_id)]):
-                if network.name == network_name(bot_id):  # the engine's filter matches parts of a name
-                    with suppress(NotFound):
-                        network.remove()
+            named = [  # the engine's filter matches parts of a name
+                network
+                for network in self._docker.networks.list(names=[network_name(bot_id)])
+                if network.name == network_name(bot_id)
+            ]
+            labelled = self._docker.networks.list(filters={"label": f"{LABEL_BOT}={bot_id}"})
+            for network in (*named, *labelled):
+                with suppress(NotFound):
+                    network.remove()
         except DockerException as error:
             raise _down(error) from None
 

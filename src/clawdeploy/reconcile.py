@@ -96,7 +96,12 @@ def _edge(registry: Registry, systemctl: Callable[..., None], report: _Report) -
     report.done += [{"what": name, "was": "different", "now": "as registered"} for name in synced.changed]
     # Without one of its maps it does not start, and systemd has given up by now.
     if not edge.HAProxy(registry.paths.haproxy_socket).running():
-        report.repair("HAProxy", "not running", "started", lambda: systemctl("start", HAPROXY_UNIT))
+        report.repair("HAProxy", "not running", "started", lambda: _start(systemctl, HAPROXY_UNIT))
+
+
+def _start(systemctl: Callable[..., None], unit: str) -> None:
+    systemctl("reset-failed", unit)  # else it may have failed too often to be started
+    systemctl("start", unit)
 
 
 def _bot(

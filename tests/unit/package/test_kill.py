@@ -10,7 +10,7 @@ import pytest
 
 from clawdeploy import cgroups, gauges
 from clawdeploy.containers import ContainerSpec, container_name
-from clawdeploy.engine import Engine
+from clawdeploy.engine import LABEL_BOT, Engine
 from clawdeploy.errors import ClawError
 from clawdeploy.halter import Halter
 from clawdeploy.host import Paths
@@ -144,6 +144,9 @@ def test_owners_are_those_of_containers_and_networks(run_bot: Run, client: Any, 
     assert bot_id in engine.owners(), "its network is still there"
     engine.remove(bot_id)
     assert bot_id not in engine.owners()
+    client.networks.create(f"stray-{bot_id}", labels={LABEL_BOT: bot_id}, internal=True)
+    engine.remove(bot_id)
+    assert bot_id not in engine.owners(), "whatever its name is"
 
 
 def test_a_log_ends_with_the_newest_lines(run_bot: Run, engine: Engine) -> None:

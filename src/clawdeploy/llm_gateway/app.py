@@ -138,9 +138,13 @@ class Gateway:
             raise self._too_large()
         with self._slot(bot):
             try:
-                chat = Chat(await request.read())
+                async with asyncio.timeout(self._config.read_timeout):
+                    body = await request.read()
             except web.HTTPRequestEntityTooLarge:
                 raise self._too_large() from None
+            except TimeoutError:
+                raise RefusedError(408, "The request did not arrive in time.") from None
+            chat = Chat(body)
             try:
                 await self._keep_rate(bot)
                 price = self._price()

@@ -36,7 +36,7 @@ LIMITS = st.sampled_from(
 )
 BOUNDS = st.builds(
     Bound,
-    fixed=st.sampled_from([0, 40, 101, 120, 250]).map(lambda nano: nano * FEMTO_PER_NANO + nano % 2),
+    fixed=st.sampled_from([0, 40, 101, 120, 1000]).map(lambda nano: nano * FEMTO_PER_NANO + nano % 2),
     per_token=st.integers(0, 3 * FEMTO_PER_NANO),
 )
 HOWS: st.SearchStrategy[How] = st.sampled_from(["usage", "generation", "bound", "released"])

@@ -32,7 +32,7 @@ class Upstream:
         self.generations: dict[str, Any] = {}
         self.lookups: list[str] = []
         self.look_up: Answer = self._known
-        self.models: Any = {"data": []}
+        self.models: Any = {"data": [{"id": MODEL, "pricing": {"prompt": "1", "completion": "1"}}]}
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -198,6 +198,7 @@ def chat(**fields: Any) -> dict[str, Any]:
 
 
 Start = Callable[..., Awaitable[Bots]]
+Billed = Callable[..., Awaitable[Bots]]
 
 
 async def refusal(response: aiohttp.ClientResponse) -> tuple[int, str]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tests.unit.llm_gateway.harness import (
     BOT,
     CHAT,
     SIMULATED,
+    Billed,
     Bots,
     Simulator,
     Start,
@@ -29,7 +29,6 @@ from tests.unit.llm_gateway.harness import (
 
 # Enough for the simulator, which sees at its next word that nobody listens any more.
 LATE = (0.05, 0.2, 0.5, 1.0, 3.0)
-Billed = Callable[..., Awaitable[Bots]]
 
 
 async def spend(bots: Bots, **fields: Any) -> int:

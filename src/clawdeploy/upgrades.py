@@ -280,8 +280,11 @@ def _forward(
     """Replace, wait, look on and record; turns that are still pending afterwards have failed."""
     wanted_homes = HomesRequest(tuple(wanted.home for wanted, _ in todo))
     with host.changing() as registry:
+        owners = dict[str, str | None]()
         for wanted, _ in todo:
-            registry.store.put(_facts(wanted, registry.find(wanted.id)))
+            bot = registry.find(wanted.id)
+            owners[bot.id] = bot.owner
+            registry.store.put(_facts(wanted, bot))
         made = verbs.apply_homes(registry, host.homes, wanted_homes, check=False)
         verbs.sync(registry, host.systemctl, host.clock(), check=False)
     hashes = {one["id"]: one["config_hash"] for one in made["bots"]}
@@ -293,7 +296,7 @@ def _forward(
     with host.changing() as registry:
         for wanted, turn in todo:
             if turn in well:
-                _record(registry, wanted, turn, run_id, rows[turn.id].owner, hashes[turn.id])
+                _record(registry, wanted, turn, run_id, owners[turn.id], hashes[turn.id])
 
 
 def _replace(host: Host, todo: Mapping[str, tuple[_Turn, ContainerSpec]]) -> None:
@@ -316,11 +319,16 @@ def _replace(host: Host, todo: Mapping[str, tuple[_Turn, ContainerSpec]]) -> Non
 def _running(host: Host, run_id: str, turns: Sequence[_Turn]) -> dict[str, Bot]:
     """The bots as they are now that their containers have been replaced, with their leases renewed.
 
-    A suspension that came meanwhile wins, and a bot that was destroyed is not looked for.
+    A suspension that came meanwhile wins, and what was made for a bot that was destroyed is removed.
     """
     with host.changing() as registry:
         rows = {bot.id: bot for bot in _renewed(registry, host, run_id, turns)}
         suspension.enforce(registry, host.halter, [turn.id for turn in turns])
+        gone = {turn.id for turn in turns} - {bot.id for bot in registry.bots()}
+        if gone:
+            with host.engine() as own:
+                for bot_id in gone:
+                    own.remove(bot_id)
     for turn in turns:
         if turn.id not in rows:
             turn.reason = "another run has taken it over, or it was destroyed"

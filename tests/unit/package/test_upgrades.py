@@ -14,7 +14,7 @@ from clawdeploy.cli import Machine
 from clawdeploy.containers import ContainerSpec
 from clawdeploy.engine import ContainerState, Image
 from clawdeploy.models import Bot, Running
-from clawdeploy.storage import HomeFile, Homes
+from clawdeploy.storage import HomeFile, Homes, claimed_files
 from clawdeploy.upgrades import image_name
 
 from .conftest import RUN, Engine, container_spec, wanted
@@ -309,8 +309,9 @@ def test_an_owner_who_claims_the_bot_meanwhile_is_kept(
         found = claims.load_claim(machine.paths, bot_id)
         if spec.image == OLD or found is None or found.file is None:
             return
+        files = claimed_files(found.files, found.file.path, found.file.for_owner("4711"))
         with machine.changing() as registry:
-            registry.set_owner(bot_id, "4711", "hash of the claimed configuration")
+            registry.set_owner(bot_id, "4711", claims.config_hash(files))
             machine.homes.write_file(
                 bot_id, HomeFile(path=found.file.path, content=found.file.for_owner("4711"), mode="0400")
             )
@@ -326,8 +327,7 @@ def test_an_owner_who_claims_the_bot_meanwhile_is_kept(
     claimed = home(bot | {"owner": "4711"}, config(machine, bot))
     (there,) = ask(machine, "home", "apply", "--check", request={"bots": [claimed]})["bots"]
     assert there["changed"] == []
-    if not well:
-        assert row(machine, bot).config_hash == there["config_hash"]
+    assert row(machine, bot).config_hash == there["config_hash"]
 
 
 def test_an_unclaimed_bot_that_goes_back_becomes_what_it_was_when_it_is_claimed(
@@ -358,6 +358,18 @@ def test_a_bot_that_is_suspended_meanwhile_stays_so_and_is_what_it_was(
     engine.on_make = lambda bot_id, spec: None
     ask(machine, "resume", "one")
     assert engine.made[bot["id"]].image == OLD
+
+
+def test_a_bot_that_is_destroyed_meanwhile_leaves_nothing_behind(
+    machine: Machine, engine: Docker, bot: dict[str, Any]
+) -> None:
+    engine.on_make = lambda bot_id, spec: (
+        run(machine, "destroy", "one", "--yes") and engine.made.update({bot_id: spec})
+    )
+    (told,) = ask(machine, "upgrade", request=request(bot), code=1)["bots"]
+    assert (told["result"], "destroyed" in told["reason"]) == ("failed", True)
+    assert engine.made == {}
+    assert [path for path in machine.paths.state.rglob(f"*{bot['id']}*")] == []
 
 
 @pytest.mark.parametrize(

@@ -243,18 +243,11 @@ def cut_off(machine: Machine, engine: Docker, bot: dict[str, Any]) -> None:
     """An upgrade that dies, as from SIGKILL, when the old container is gone and the new one is made."""
     child = os.fork()
     if child == 0:
-        engine.on_make = lambda bot_id, spec: os._exit(9)
-        run(machine, "upgrade", request=request(bot))
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        def destroy(bot_id: str, spec: ContainerSpec) -> None:
+        ask(machine, "destroy", "one", "--yes")
+        engine.made[bot_id] = spec  # as if it had been destroyed a moment before
 
-
-def test_an_upgrade_that_was_cut_off_goes_on_at_once(
-    machine: Machine, engine: Docker, bot: dict[str, Any]
-) -> None:
-    cut_off(machine, engine, bot)
-    assert row(machine, bot).image == OLD, "recorded only when healthy"
-    assert config(machine, bot) == "new"
+    engine.on_make = destroy
     (told,) = ask(machine, "upgrade", request=request(bot, run_id=OTHER_RUN))["bots"]
     assert told["result"] == "upgraded"
     assert row(machine, bot).lease_run is None

@@ -11,7 +11,7 @@ from http.client import NOT_FOUND
 from typing import Any
 
 import docker
-from docker.errors import DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from docker.types import IPAMConfig, IPAMPool, Mount, Ulimit
 from docker.utils import version_gte
 from requests import RequestException
@@ -60,6 +60,16 @@ class ContainerState:
         return self.state in ALIVE
 
 
+@dataclass(frozen=True)
+class Image:
+    """An image of this host; size is bytes, what it shares with others included."""
+
+    id: str
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    size: int
+
+
 class Engine:
     """Docker on this host's socket; ClawError("engine_down") if nobody answers there."""
 
@@ -105,6 +115,36 @@ class Engine:
                 pins[name] = digests[0] if digests else image["Id"]
             pins |= {digest: digest for digest in digests}
         return pins
+
+    def unused_images(self) -> list[Image]:
+        """The images that no container was made from, running or not."""
+        api = self._docker.api
+        try:
+            listed: list[dict[str, Any]] = api.images()
+            used = {entry["ImageID"] for entry in api.containers(all=True)}
+        except DockerException as error:
+            raise _down(error) from None
+        return [
+            Image(
+                one["Id"], tuple(one.get("RepoTags") or ()), tuple(one.get("RepoDigests") or ()), one["Size"]
+            )
+            for one in listed
+            if one["Id"] not in used
+        ]
+
+    def remove_image(self, image: Image) -> bool:
+        """Remove the image with all its names; False if a container has come to use it meanwhile."""
+        try:
+            for name in (*image.tags, image.id):
+                with suppress(NotFound):
+                    self._docker.api.remove_image(name)
+        except APIError as error:
+            if error.status_code == 409:
+                return False
+            raise _down(error) from None
+        except DockerException as error:
+            raise _down(error) from None
+        return True
 
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
         """Make and start the bot's container, with its network, in place of any it has.
@@ -314,6 +354,15 @@ class Engine:
             self._docker.containers.get(container_name(bot_id)).restart(timeout=_STOP_SECONDS)
         except NotFound:
             raise _no_container(bot_id) from None
+        except DockerException as error:
+            raise _down(error) from None
+
+    def stop(self, bot_id: str) -> None:
+        """Let the bot end in its own time, as its container says; none is fine."""
+        try:
+            self._docker.api.stop(container_name(bot_id))
+        except NotFound:
+            pass
         except DockerException as error:
             raise _down(error) from None
 

@@ -120,6 +120,7 @@ def make_paths(place: Path, empty_registry: Path) -> Paths:
         haproxy_socket=place / "admin.sock",
         units=place / "units",
         lock=place / "lock",
+        upgrade_lock=place / "upgrade_lock",
         ledger_socket=place / "ledger.sock",
         watchdog_file=place / "watchdog.json",
         maps_group="root",
@@ -282,6 +283,12 @@ class Engine:
 
     def restart(self, bot_id: str) -> None:
         pass
+
+    def stop(self, bot_id: str) -> None:
+        self._call("stop", bot_id)
+
+    def restarts(self, bot_id: str) -> int:
+        return 0
 
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
         self._call("make", bot_id)

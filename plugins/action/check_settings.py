@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
-from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
+from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._action import ControllerAction
 from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._names import unknown_names
 
 # Known to every playbook; Ansible's own variables all begin with ansible_.
@@ -52,27 +52,20 @@ def find_problems(
     return problems
 
 
-class ActionModule(ActionBase):
+class ActionModule(ControllerAction):
     """Entry point for Ansible; documented in plugins/modules/check_settings.py."""
 
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+    _NAMES: ClassVar = {"type": "list", "elements": "str", "default": []}
+    _GROUPS: ClassVar = {"type": "list", "elements": "list", "default": []}
+    ARGUMENTS: ClassVar = {
+        "options": _NAMES,
+        "roles": _NAMES,
+        "mutually_exclusive": _GROUPS,
+        "required_one_of": _GROUPS,
+        "single_host": {"type": "bool", "default": False},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        task_vars = task_vars or {}
-        names = {"type": "list", "elements": "str", "default": []}
-        groups = {"type": "list", "elements": "list", "default": []}
-        _, arguments = self.validate_argument_spec(
-            argument_spec={
-                "options": names,
-                "roles": names,
-                "mutually_exclusive": groups,
-                "required_one_of": groups,
-                "single_host": {"type": "bool", "default": False},
-            }
-        )
+    def act(self, arguments: dict[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         problems = find_problems(
             load_extra_vars(self._loader),
             task_vars,

@@ -3,11 +3,12 @@
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._action import ControllerAction
 from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._card import render
 
 
@@ -25,22 +26,16 @@ def write_private(path: Path, text: str) -> None:
         raise
 
 
-class ActionModule(ActionBase):
+class ActionModule(ControllerAction):
     """Entry point for Ansible; documented in plugins/modules/deploy_card.py."""
 
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+    ARGUMENTS: ClassVar = {
+        "bots": {"type": "list", "elements": "dict", "required": True, "no_log": True},
+        "support": {"type": "str", "default": ""},
+        "result_file": {"type": "path", "default": ""},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec(
-            argument_spec={
-                "bots": {"type": "list", "elements": "dict", "required": True, "no_log": True},
-                "support": {"type": "str", "default": ""},
-                "result_file": {"type": "path", "default": ""},
-            }
-        )
+    def act(self, arguments: dict[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         bots, support = arguments["bots"], arguments["support"]
         # Not in the result and not in Ansible's log file: the card holds secrets.
         Display().display("\n" + render(bots, support) + "\n", screen_only=True)

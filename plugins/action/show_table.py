@@ -1,10 +1,10 @@
 """Action: show rows as a table, on the controller's terminal."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._action import ControllerAction
 
 
 def render(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -16,21 +16,15 @@ def render(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]])
     return "\n".join([title, "", told[0].rstrip(), rule, *(line.rstrip() for line in told[1:])])
 
 
-class ActionModule(ActionBase):
+class ActionModule(ControllerAction):
     """Entry point for Ansible; documented in plugins/modules/show_table.py."""
 
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+    ARGUMENTS: ClassVar = {
+        "title": {"type": "str", "required": True},
+        "columns": {"type": "list", "elements": "str", "required": True},
+        "rows": {"type": "list", "elements": "list", "required": True},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec(
-            argument_spec={
-                "title": {"type": "str", "required": True},
-                "columns": {"type": "list", "elements": "str", "required": True},
-                "rows": {"type": "list", "elements": "list", "required": True},
-            }
-        )
+    def act(self, arguments: dict[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
         Display().display("\n" + render(**arguments) + "\n")
         return {"changed": False}

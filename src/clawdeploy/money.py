@@ -1,7 +1,7 @@
 """Money: integer nano-dollars (1 USD = 1,000,000,000), for a token can cost less than a micro-dollar."""
 
 import re
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import Literal
 
 import msgspec
@@ -13,6 +13,8 @@ NANO = 1_000_000_000
 _MOST = 1_000_000 * NANO
 _AMOUNT = re.compile(r"\$?([0-9]{1,7}(?:\.[0-9]{1,9})?)")
 _LIMIT = re.compile(r"(.+)/(day|month)")
+# Every step rounds up: with more digits than decimals have room for, the usual context would round down.
+_UP = Context(rounding=ROUND_CEILING)
 
 
 def parse_dollars(text: str) -> int:
@@ -40,7 +42,12 @@ def format_dollars(nano: int) -> str:
 
 def ceil_nano(dollars: Decimal) -> int:
     """Dollars in nano-dollars, rounded up; ``dollars`` is finite."""
-    return int((dollars * NANO).to_integral_value(ROUND_CEILING))
+    return ceil_units(dollars, NANO)
+
+
+def ceil_units(dollars: Decimal, units: int) -> int:
+    """Dollars in units of which ``units`` make one dollar, rounded up; ``dollars`` is finite."""
+    return int(_UP.multiply(dollars, Decimal(units)).to_integral_value(ROUND_CEILING))
 
 
 class SpendLimit(msgspec.Struct, frozen=True):

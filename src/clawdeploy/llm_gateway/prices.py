@@ -8,7 +8,7 @@ with each call keeps OpenRouter from using a dearer one.
 import logging
 import time
 from collections.abc import Mapping
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from pathlib import Path
 
 import aiohttp
@@ -16,11 +16,14 @@ import msgspec
 
 from clawdeploy.files import write_atomic
 from clawdeploy.ledger import FEMTO
+from clawdeploy.money import ceil_units
 
 log = logging.getLogger(__name__)
 
 _MILLION = 1_000_000
 _REQUEST_SECONDS = 60
+# Dollars for one token, picture or request that nobody would believe; bounds made of them fit the ledger.
+_MOST_DOLLARS = 100
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +65,7 @@ def _decimal(femto: int) -> str:
 
 
 def _femto(dollars: Decimal) -> int:
-    return int((dollars * FEMTO).to_integral_value(ROUND_CEILING))
+    return ceil_units(dollars, FEMTO)
 
 
 class _Override(msgspec.Struct):
@@ -123,7 +126,7 @@ def _dearest(pricing: _Pricing | None) -> Price | None:
     answer = [price for step in steps for price in (step.completion, step.internal_reasoning)]
     request = [step.request for step in steps]
     given = [price for price in (*prompt, *cache, *answer, *request, pricing.image) if price is not None]
-    if not all(price.is_finite() and price >= 0 for price in given):
+    if not all(price.is_finite() and 0 <= price <= _MOST_DOLLARS for price in given):
         return None
     return Price(
         prompt=_most([*prompt, *cache]),

@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import logging
 import socket
-from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -14,26 +13,19 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tests.simulators import openrouter
-from tests.unit.llm_gateway.harness import BOT, BOT_KEY, MODEL, SERVER_KEY, Bots, Upstream, chat
-
-Start = Callable[..., Awaitable[Bots]]
-CHAT = "/api/v1/chat/completions"
-
-
-async def refusal(response: aiohttp.ClientResponse) -> tuple[int, str]:
-    """The answer's status and message, after a check that it has OpenRouter's error shape."""
-    error = (await response.json())["error"]
-    assert set(error) == {"code", "message"}
-    assert error["code"] == response.status
-    return response.status, error["message"]
-
-
-async def post(
-    bots: Bots, address: str = "127.0.0.2", key: str | None = BOT_KEY, **fields: Any
-) -> tuple[int, str]:
-    async with bots.session(address, key) as bot, bot.post(CHAT, json=chat(**fields)) as response:
-        return await refusal(response)
-
+from tests.unit.llm_gateway.harness import (
+    BOT,
+    BOT_KEY,
+    CHAT,
+    MODEL,
+    SERVER_KEY,
+    Bots,
+    Start,
+    Upstream,
+    chat,
+    post,
+    refusal,
+)
 
 # What a bot gets
 
@@ -323,7 +315,9 @@ async def test_an_upstream_that_cannot_be_reached_is_a_502(start: Start) -> None
     assert (await post(await start(base_url=nobody)))[0] == 502
 
 
-async def test_an_upstream_that_does_not_answer_is_a_504(bots: Bots, upstream: Upstream) -> None:
+async def test_an_upstream_that_does_not_answer_is_a_504(start: Start, upstream: Upstream) -> None:
+    bots = await start(read_timeout=0.5)
+
     async def answer(_request: web.Request) -> web.Response:
         await asyncio.Event().wait()
         raise AssertionError("never")
@@ -333,7 +327,9 @@ async def test_an_upstream_that_does_not_answer_is_a_504(bots: Bots, upstream: U
 
 
 @pytest.mark.parametrize("ends", ["abort", "silence"])
-async def test_half_an_answer_never_looks_whole(bots: Bots, upstream: Upstream, ends: str) -> None:
+async def test_half_an_answer_never_looks_whole(start: Start, upstream: Upstream, ends: str) -> None:
+    bots = await start(read_timeout=0.5)
+
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)

@@ -18,7 +18,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
@@ -34,7 +33,7 @@ from clawdeploy.health import Health
 from clawdeploy.host import Paths
 from clawdeploy.ledger import Bound, Hold, Outcome, Wanted
 from clawdeploy.ledger_client import LedgerClient, Opening
-from clawdeploy.models import Bot
+from clawdeploy.models import Bot, Suspension
 from clawdeploy.money import NANO
 from clawdeploy.store import LedgerStore
 
@@ -174,7 +173,12 @@ class Place:
 def prepared(place: Path, empty_registry: Path) -> Iterator[Place]:
     paths = make_paths(place, empty_registry)
     engine, systemd = Engine(), Systemd(paths.units)
-    machine = Machine(paths=paths, systemctl=systemd, engine=lambda: engine)  # type: ignore[arg-type, return-value]
+    machine = Machine(
+        paths=paths,
+        systemctl=systemd,
+        engine=lambda: engine,  # type: ignore[arg-type, return-value]
+        halter=lambda: engine,  # type: ignore[arg-type, return-value]
+    )
     with serving_ledger(paths) as ledger:
         yield Place(machine, engine, ledger)
     unmount_all(paths)
@@ -410,14 +414,15 @@ def _refuse(*_: object) -> None:
 def test_a_suspended_bot_comes_back_suspended_and_is_not_woken(here: Place) -> None:
     bot = here.deploy(1, name="support")
     with here.machine.changing() as registry:
-        registry.store.put(msgspec.structs.replace(registry.find("support"), suspended=True))
+        registry.store.suspend(bot["id"], Suspension("abuse report 4711", 1))
     ask(here.machine, "backup")
     assert here.engine.frozen == {bot["id"]}, "only whoever resumes it may wake it"
     ask(here.machine, "destroy", "support", "--yes")
     here.engine.made.clear()
     assert ask(here.machine, "restore", "support")["bots"][0]["suspended"]
     assert here.engine.made == {}
-    assert ask(here.machine, "show", "support")["state"] == "active"
+    shown = ask(here.machine, "show", "support")
+    assert (shown["state"], shown["suspension"]["reason"]) == ("active", "abuse report 4711")
 
 
 def test_an_older_backup_can_be_chosen(here: Place) -> None:
@@ -600,7 +605,7 @@ def test_an_interrupted_backup_lets_the_bot_go_on_and_the_next_one_works(here: P
     work.mkdir(parents=True)
     (work / "frozen").touch()
     (work / "bot.json").write_text("{}")
-    here.engine.frozen.add(bot["id"])
+    here.engine.freeze(bot["id"])
     assert ask(here.machine, "backup", "tidy")["thawed"] == [bot["id"]]
     assert here.engine.frozen == set()
     assert not work.exists()

@@ -423,6 +423,8 @@ def test_a_suspended_bot_comes_back_suspended_and_is_not_woken(here: Place) -> N
     assert here.engine.made == {}
     shown = ask(here.machine, "show", "support")
     assert (shown["state"], shown["suspension"]["reason"]) == ("active", "abuse report 4711")
+    ask(here.machine, "resume", "support")
+    assert here.engine.made[bot["id"]].user == f"{shown['uid']}:{shown['uid']}"
 
 
 def test_an_older_backup_can_be_chosen(here: Place) -> None:

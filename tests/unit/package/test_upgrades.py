@@ -363,9 +363,11 @@ def test_a_bot_that_is_suspended_meanwhile_stays_so_and_is_what_it_was(
 def test_a_bot_that_is_destroyed_meanwhile_leaves_nothing_behind(
     machine: Machine, engine: Docker, bot: dict[str, Any]
 ) -> None:
-    engine.on_make = lambda bot_id, spec: (
-        run(machine, "destroy", "one", "--yes") and engine.made.update({bot_id: spec})
-    )
+    def destroy(bot_id: str, spec: ContainerSpec) -> None:
+        ask(machine, "destroy", "one", "--yes")
+        engine.made[bot_id] = spec  # as if it had been destroyed a moment before
+
+    engine.on_make = destroy
     (told,) = ask(machine, "upgrade", request=request(bot), code=1)["bots"]
     assert (told["result"], "destroyed" in told["reason"]) == ("failed", True)
     assert engine.made == {}

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -275,23 +278,33 @@ def test_a_bot_that_breaks_in_the_middle_goes_back(
     assert images(vps, fleet)["first"] == running["first"]
 
 
-def test_a_run_that_was_cut_off_goes_on_where_it_was(
-    vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade, results: Callable[[], dict[str, str]]
-) -> None:
-    def cut() -> None:
-        """Kills clawctl in the middle of the second bot's turn: nothing tidies up."""
-        point = f"/var/lib/clawdeploy/rollbacks/{fleet[1].id}.json"
+def killed(vps: lab.Vps) -> None:
+    """End clawctl at once: nothing tidies up."""
+    assert vps.ssh("pkill -9 -f '[c]lawctl upgrade'").returncode == 0
+
+
+def interrupted(vps: lab.Vps, bot: Bot, upgrade: Upgrade, interrupt: Callable[[], None]) -> None:
+    """A run in which something happens in the middle of that bot's turn."""
+    point = f"/var/lib/clawdeploy/rollbacks/{bot.id}.json"
+
+    def wait_and_interrupt() -> None:
         deadline = time.monotonic() + 60
         while vps.ssh(f"grep -q '\"ended\":false' {point}").returncode:
             assert time.monotonic() < deadline, "its turn never came"
-        assert vps.ssh("pkill -9 -f '[c]lawctl upgrade'").returncode == 0
+        interrupt()
 
-    before = [settings_of(vps, bot) for bot in fleet]
     with ThreadPoolExecutor() as pool:
-        watching = pool.submit(cut)
+        watching = pool.submit(wait_and_interrupt)
         run = upgrade(release(2))
         watching.result()
     assert run.returncode != 0
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_was(
+    vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade, results: Callable[[], dict[str, str]]
+) -> None:
+    before = [settings_of(vps, bot) for bot in fleet]
+    interrupted(vps, fleet[1], upgrade, lambda: killed(vps))
     assert clawctl(vps, "show", fleet[0].id)["image"] == release(2).tag
     assert clawctl(vps, "show", fleet[1].id)["image"] == release(1).tag, "recorded only when healthy"
 
@@ -299,6 +312,37 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(
     assert results() == {"first": "unchanged", "second": "upgraded", "third": "upgraded"}
     assert images(vps, fleet) == dict.fromkeys(NAMES, release(2).image_id)
     assert [settings_of(vps, bot) for bot in fleet] == before
+
+
+def test_a_turn_that_was_cut_off_is_undone_by_reconcile(
+    vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade
+) -> None:
+    before = settings_of(vps, fleet[1])
+    interrupted(vps, fleet[1], upgrade, lambda: killed(vps))
+    assert "cut off in an upgrade" in json.dumps(clawctl(vps, "reconcile"))
+    assert images(vps, fleet)["second"] == release(1).image_id
+    assert settings_of(vps, fleet[1]) == before
+
+
+def test_the_turn_of_a_bot_ends_in_good_order_when_the_operator_has_gone(
+    vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade, results: Callable[[], dict[str, str]]
+) -> None:
+    def control_c() -> None:
+        (playbook,) = subprocess.run(
+            ["pgrep", "-P", str(os.getpid()), "-f", "upgrade_bots"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        os.kill(int(playbook), signal.SIGINT)
+
+    interrupted(vps, fleet[1], upgrade, control_c)
+    deadline = time.monotonic() + 60
+    while clawctl(vps, "show", fleet[1].id)["image"] != release(2).tag:
+        assert time.monotonic() < deadline, "the second bot's turn never ended"
+    assert clawctl(vps, "show", fleet[2].id)["image"] == release(1).tag
+    upgrade(release(2)).check()
+    assert results() == {"first": "unchanged", "second": "unchanged", "third": "upgraded"}
 
 
 def test_a_suspended_bot_stays_suspended_and_is_left_for_later(

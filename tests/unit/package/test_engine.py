@@ -12,6 +12,7 @@ import pytest
 from clawdeploy.containers import ContainerSpec, LiveBot, container_name, next_action
 from clawdeploy.engine import LABEL_BOT, ContainerState, Engine, Image, network_name
 from clawdeploy.errors import ClawError
+from clawdeploy.halter import Halter
 from clawdeploy.tokens import new_bot_id
 
 from .conftest import busybox_image, container_spec
@@ -157,11 +158,37 @@ def test_an_image_that_is_not_there_is_named(bot_id: str, engine: Engine) -> Non
     assert error.value.code == "container_failed"
 
 
+def test_a_frozen_bot_stands_still_until_it_is_thawed(bot_id: str, client: Any, engine: Engine) -> None:
+    def state() -> str:
+        return str(client.api.inspect_container(container_name(bot_id))["State"]["Status"])
+
+    with Halter() as halter:
+        assert not halter.freeze(bot_id), "it never ran"
+        engine.make(bot_id, msgspec.convert(container_spec(image=f"clawdeploy-test:{bot_id}"), ContainerSpec))
+        assert halter.freeze(bot_id)
+        assert state() == "paused"
+        assert not halter.freeze(bot_id), "whoever froze it thaws it"
+        engine.thaw(bot_id)
+        assert state() == "running"
+        engine.thaw(bot_id)
+        assert state() == "running"
+        for verb in (halter.freeze, engine.thaw):
+            assert not verb("zzzzzzzzzzzz")
+
+
+def test_an_image_is_here_or_must_be_brought(bot_id: str, client: Any, engine: Engine) -> None:
+    engine.fetch(client.images.get(f"clawdeploy-test:{bot_id}").id)
+    for reference in ("sha256:" + "0" * 64, "registry.invalid/agent@sha256:" + "0" * 64):
+        with pytest.raises(ClawError, match="docker load") as error:
+            engine.fetch(reference)
+        assert error.value.code == "image_missing"
+
+
 def test_a_container_ends_when_told_and_restarts_by_itself_are_counted(
     bot_id: str, client: Any, engine: Engine
 ) -> None:
     engine.stop("zzzzzzzzzzzz")
-    assert engine.restarts("zzzzzzzzzzzz") == 0
+    assert engine.restarts("zzzzzzzzzzzz") is None
     image = f"clawdeploy-test:{bot_id}"
     engine.make(bot_id, msgspec.convert(container_spec(image=image), ContainerSpec))
     assert engine.restarts(bot_id) == 0

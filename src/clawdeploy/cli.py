@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from clawdeploy import allocation, claims, verbs, version
+from clawdeploy.cli_login import login
 from clawdeploy.cli_money import money_verbs
 from clawdeploy.clitools import Machine, check_option, now, say, show_table, stdin, summary, table, verb
 from clawdeploy.containers import LiveRequest
@@ -45,6 +46,7 @@ def main() -> None:
 
 for money_verb in money_verbs:
     main.add_command(money_verb)
+main.add_command(login)
 
 
 # --- looking ----------------------------------------------------------------------------------------

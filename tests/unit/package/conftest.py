@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,15 @@ UID = 200007
 ROUTES = (
     {"path": "/health", "match": "exact", "port": 3000, "auth": "public"},
     {"path": "/webhook", "match": "exact", "port": 3000, "auth": "token"},
-    {"path": "/ws/", "match": "prefix", "port": 32123, "auth": "agent"},
+    {"path": "/ws/", "match": "prefix", "port": 32123, "auth": "token"},
 )
+# Of an agent that checks the gateway token by itself and makes links into its web interface.
+UI_EDGE = {
+    "body_limit": 3072,
+    "health_path": "/healthz",
+    "routes": [{"path": "/ui/", "match": "prefix", "port": 3000, "auth": "agent"}],
+    "login": {"command": ["agent", "link"], "field": "browserUrl"},
+}
 
 
 def make_host(**changes: Any) -> Host:
@@ -190,6 +197,8 @@ class Engine:
     def __init__(self) -> None:
         self.removed: list[str] = []
         self.made: dict[str, ContainerSpec] = {}
+        self.ran: list[tuple[str, ...]] = []
+        self.output = b""
 
     def __enter__(self) -> "Engine":
         return self
@@ -208,6 +217,10 @@ class Engine:
 
     def restart(self, bot_id: str) -> None:
         pass
+
+    def run(self, bot_id: str, command: Sequence[str]) -> bytes:
+        self.ran.append((bot_id, *command))
+        return self.output
 
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
         self.made[bot_id] = spec

@@ -13,6 +13,7 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-e
   --custom-compile-command 'make lock'
 
 .PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge verify-image image-openclaw docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway verify-image docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +54,9 @@ bench-deploy: setup ## Measure deploys; figures in build/bench/deploy.json
 bench-edge: setup ## Measure the edge; figures in build/bench/edge.json
 	@$(PY) -m tests.bench.edge
 
+bench-gateway: setup ## Measure the LLM gateway; figures in build/bench/gateway.json
+	@$(PY) -m tests.bench.gateway
+
 verify-image: setup ## Check an agent's image against its contract: make verify-image IMAGE=name:tag
 	@$(PY) -m tests.verify_image $(or $(IMAGE),$(error set IMAGE, for example: make verify-image IMAGE=nullclaw:1.0))
 
@@ -66,3 +70,4 @@ lock: setup ## Resolve requirements/*.in into hash-locked *.txt
 	$(COMPILE) --python-platform x86_64-unknown-linux-gnu -o requirements/vps.txt requirements/vps.in
 	$(COMPILE) --universal -o requirements/controller.txt requirements/controller.in
 	$(COMPILE) --universal -o requirements/dev.txt requirements/dev.in
+	$(COMPILE) --universal -o requirements/litellm.txt requirements/litellm.in

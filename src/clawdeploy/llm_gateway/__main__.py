@@ -43,6 +43,9 @@ _config = click.option(
 def main() -> None:
     """The bots' gateway to OpenRouter."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+    # What no line shows is not worked out for each (the logging HOWTO's "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # the documented switch of findCaller
     # aiohttp's own lines quote malformed requests, keys included; the gateway logs its errors itself.
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
     logging.getLogger("yoyo").setLevel(logging.WARNING)

@@ -28,6 +28,7 @@ Wanted = TypeVar("Wanted")
 _Nano = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 _STATUS = {"no_account": 404, "no_price": 404, "ref_used": 409}
 _MOST_CALLS = 10_000
+_LARGEST = 2**53  # as far as floats count in ones
 _encoder = msgspec.json.Encoder()
 
 
@@ -109,7 +110,7 @@ class Admin:
 
     async def _calls(self, request: web.Request) -> web.Response:
         bot = request.match_info["bot"]
-        since, until = _number(request, "since", 0), _number(request, "until", 2**53)
+        since, until = _number(request, "since", 0), _number(request, "until", _LARGEST)
         after, limit = _number(request, "after", 0), _number(request, "limit", _MOST_CALLS)
 
         def read(store: LedgerStore) -> list[Call]:
@@ -186,9 +187,12 @@ def _decode(raw: bytes, kind: type[Wanted]) -> Wanted:
 
 def _number(request: web.Request, name: str, default: float) -> float:
     try:
-        return float(request.query.get(name, default))
+        number = float(request.query.get(name, default))
     except ValueError:
-        raise ClawError("bad_request", f"{name} must be a number") from None
+        number = -1
+    if not 0 <= number <= _LARGEST:  # NaN is neither
+        raise ClawError("bad_request", f"{name} must be a number from 0 to {_LARGEST}")
+    return number
 
 
 def _json(content: Any, status: int = 200) -> web.Response:

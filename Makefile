@@ -12,8 +12,7 @@ export MYPY_CACHE_DIR := $(CURDIR)/build/cache/mypy
 COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --custom-compile-command 'make lock'
 
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge verify-image image-openclaw docs lock format
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway verify-image docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-tiers verify-image image-openclaw docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +55,9 @@ bench-edge: setup ## Measure the edge; figures in build/bench/edge.json
 
 bench-gateway: setup ## Measure the LLM gateway; figures in build/bench/gateway.json
 	@$(PY) -m tests.bench.gateway
+
+bench-tiers: setup ## Measure what each agent costs; figures in build/bench/tiers.json
+	@$(PY) -m tests.bench.tiers
 
 verify-image: setup ## Check an agent's image against its contract: make verify-image IMAGE=name:tag
 	@$(PY) -m tests.verify_image $(or $(IMAGE),$(error set IMAGE, for example: make verify-image IMAGE=nullclaw:1.0))

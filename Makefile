@@ -12,7 +12,8 @@ export MYPY_CACHE_DIR := $(CURDIR)/build/cache/mypy
 COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --custom-compile-command 'make lock'
 
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-tiers verify-image image-openclaw docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops bench-tiers verify-image image-openclaw docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops verify-image docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +59,8 @@ bench-gateway: setup ## Measure the LLM gateway; figures in build/bench/gateway.
 
 bench-tiers: setup ## Measure what each agent costs; figures in build/bench/tiers.json
 	@$(PY) -m tests.bench.tiers
+bench-ops: setup ## Measure the kill switch; figures in build/bench/ops.json
+	@$(PY) -m tests.bench.ops
 
 verify-image: setup ## Check an agent's image against its contract: make verify-image IMAGE=name:tag
 	@$(PY) -m tests.verify_image $(or $(IMAGE),$(error set IMAGE, for example: make verify-image IMAGE=nullclaw:1.0))

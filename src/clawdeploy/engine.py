@@ -3,7 +3,7 @@
 What a container should be is said by the ``bot`` role, as a ContainerSpec.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.types import IPAMConfig, IPAMPool, Mount, Ulimit
 from docker.utils import version_gte
 
-from clawdeploy.containers import ContainerSpec, NetworkSpec
+from clawdeploy.containers import ALIVE, ContainerSpec, NetworkSpec, container_name
 from clawdeploy.errors import ClawError
 
 LABEL_BOT = "clawdeploy.bot"
@@ -21,10 +21,6 @@ LABEL_SPEC = "clawdeploy.spec"
 _STOP_SECONDS = 10
 # Docker 25 brought health checks' start_interval (https://docs.docker.com/reference/api/engine/version-history/).
 _START_INTERVAL_API = "1.44"
-
-
-def container_name(bot_id: str) -> str:
-    return f"clawdeploy-{bot_id}"
 
 
 network_name = container_name  # one network per bot, of the same name
@@ -35,13 +31,14 @@ class ContainerState:
     """state: Docker's word (created, running, exited, …); status: its sentence, as ``docker ps`` shows it.
 
     checked_early: the engine runs the first health check within a second, not after a whole interval.
-    spec: hash of the specification it was made from.
+    spec: hash of the specification it was made from; container: Docker's own id.
     """
 
     state: str
     status: str
     checked_early: bool = False
     spec: str = ""
+    container: str = ""
 
     @property
     def running(self) -> bool:
@@ -53,6 +50,11 @@ class ContainerState:
     def dead(self) -> bool:
         """Down, and the engine will not bring it back by itself."""
         return self.state in ("exited", "dead", "created", "removing")
+
+    @property
+    def alive(self) -> bool:
+        """Its processes exist, or the engine is about to start them again."""
+        return self.state in ALIVE
 
 
 class Engine:
@@ -78,7 +80,8 @@ class Engine:
             raise _down(error) from None
         return {
             entry["Labels"][LABEL_BOT]: ContainerState(
-                entry["State"], entry["Status"], self._checks_early, entry["Labels"].get(LABEL_SPEC, "")
+                *(entry["State"], entry["Status"], self._checks_early),
+                *(entry["Labels"].get(LABEL_SPEC, ""), entry["Id"]),
             )
             for entry in listed
         }
@@ -119,9 +122,17 @@ class Engine:
             raise ClawError("container_failed", f"container {name} cannot be started: {error}") from None
 
     def start(self, bot_id: str) -> None:
-        """Start the bot's container as it is; ClawError("container_failed") if it cannot be."""
+        """Start the bot's container as it is, or let it go on if it is paused.
+
+        ClawError("no_container") if there is none, "container_failed" if it cannot be started.
+        """
         try:
-            self._docker.api.start(container_name(bot_id))
+            if self._state(bot_id) == "paused":
+                self._docker.api.unpause(container_name(bot_id))
+            else:
+                self._docker.api.start(container_name(bot_id))
+        except NotFound:
+            raise _no_container(bot_id) from None
         except DockerException as error:
             raise ClawError(
                 "container_failed", f"container {container_name(bot_id)} cannot be started: {error}"
@@ -152,6 +163,34 @@ class Engine:
         """How long the container may take to end, as its specification says."""
         config: dict[str, Any] = self._docker.api.inspect_container(name)["Config"]
         return int(config.get("StopTimeout") or _STOP_SECONDS)
+
+    def _state(self, bot_id: str) -> str:
+        """Docker's word for the state of the bot's container; NotFound if it has none."""
+        return str(self._docker.api.inspect_container(container_name(bot_id))["State"]["Status"])
+
+    def owners(self) -> set[str]:
+        """Ids of all bots that a container or a network here was made for."""
+        try:
+            labelled: list[dict[str, Any]] = [
+                *self._docker.api.containers(all=True, filters={"label": LABEL_BOT}),
+                *self._docker.api.networks(filters={"label": LABEL_BOT}),
+            ]
+        except DockerException as error:
+            raise _down(error) from None
+        return {entry["Labels"][LABEL_BOT] for entry in labelled}
+
+    def log(self, bot_id: str, lines: int, follow: bool = False) -> Iterator[bytes]:
+        """The container's last log lines, as raw pieces; with ``follow`` all later ones too, until it ends.
+
+        ClawError("no_container") if there is none.
+        """
+        try:
+            found = self._docker.containers.get(container_name(bot_id))
+            yield from found.logs(tail=lines, stream=True, follow=follow)
+        except NotFound:
+            raise _no_container(bot_id) from None
+        except DockerException as error:
+            raise _down(error) from None
 
     @property
     def _checks_early(self) -> bool:
@@ -233,9 +272,7 @@ class Engine:
             name = container_name(bot_id)
             self._docker.api.restart(name, timeout=self._stop_seconds(name))
         except NotFound:
-            raise ClawError(
-                "no_container", f"bot {bot_id} has no container: run deploy_bot for it again."
-            ) from None
+            raise _no_container(bot_id) from None
         except DockerException as error:
             raise _down(error) from None
 
@@ -247,12 +284,21 @@ class Engine:
             ):
                 with suppress(NotFound):
                     container.remove(force=True, v=True)
-            for network in self._docker.networks.list(names=[network_name(bot_id)]):
-                if network.name == network_name(bot_id):  # the engine's filter matches parts of a name
-                    with suppress(NotFound):
-                        network.remove()
+            named = [  # the engine's filter matches parts of a name
+                network
+                for network in self._docker.networks.list(names=[network_name(bot_id)])
+                if network.name == network_name(bot_id)
+            ]
+            labelled = self._docker.networks.list(filters={"label": f"{LABEL_BOT}={bot_id}"})
+            for network in (*named, *labelled):
+                with suppress(NotFound):
+                    network.remove()
         except DockerException as error:
             raise _down(error) from None
+
+
+def _no_container(bot_id: str) -> ClawError:
+    return ClawError("no_container", f"bot {bot_id} has no container: run deploy_bot for it again.")
 
 
 def _down(error: DockerException) -> ClawError:

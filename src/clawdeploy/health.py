@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from clawdeploy.engine import ContainerState, Engine, container_name
+from clawdeploy.containers import container_name
+from clawdeploy.engine import ContainerState, Engine
 from clawdeploy.host import Host
 from clawdeploy.models import Bot
 

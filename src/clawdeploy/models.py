@@ -119,6 +119,31 @@ class Bot(msgspec.Struct, frozen=True, kw_only=True):
         return self.lease_run not in (None, run_id) and now - self.lease_at < LEASE_SECONDS
 
 
+class Suspension(msgspec.Struct, frozen=True):
+    """Why a bot is suspended, in the operator's words (may be empty), and since when (Unix seconds)."""
+
+    reason: str
+    since: int
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """A bot destroyed without its data: its disk waits, with its place, for a deploy of its token."""
+
+    id: BotId
+    slot: int
+    telegram_id: int
+    telegram_username: str
+    name: str | None
+    agent: str
+    plan: str
+    owner: str | None
+    kept_at: int
+
+    @property
+    def label(self) -> str:
+        return self.name or self.id
+
+
 class BotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one bot should be. ``None`` means: as it is, or the default for a new one."""
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from clawdeploy import allocation, claims
+from clawdeploy import allocation, claims, events
 from clawdeploy.errors import ClawError
 from clawdeploy.host import Host, Paths, free_bytes
-from clawdeploy.models import Bot, BotRequest, BotSecrets, DeclareRequest, Running, is_dns_label
+from clawdeploy.models import Bot, BotRequest, BotSecrets, DeclareRequest, Kept, Running, is_dns_label
 from clawdeploy.secret_files import load_secrets, remove_secrets, save_secrets
 from clawdeploy.store import RegistryStore
 from clawdeploy.tokens import new_bot_id, new_gateway_token, new_internal_token, new_llm_key, sha256_hex
@@ -122,6 +122,20 @@ def _review_duplicates(request: DeclareRequest) -> Iterator[Problem]:
             yield "name_twice", f"bot_name {name!r} appears {count} times in this batch."
 
 
+def _review_kept(request: DeclareRequest, kept: Sequence[Kept]) -> list[Problem]:
+    """A disk is of use only to the agent that wrote it."""
+    agents = {wanted.telegram_id: wanted.agent for wanted in request.bots}
+    return [
+        (
+            "agent_change",
+            f"the kept data of @{one.telegram_username} is {one.agent}'s, not {agents[one.telegram_id]}'s: "
+            f"remove it first (`clawctl destroy --purge {one.id}`).",
+        )
+        for one in kept
+        if agents.get(one.telegram_id, one.agent) != one.agent
+    ]
+
+
 def _review_room(
     request: DeclareRequest, known: Mapping[int, Bot], host: Host, free: int
 ) -> Iterator[Problem]:
@@ -216,13 +230,17 @@ def decide(
     taken: set[str],
     run_id: str,
     now: int,
+    left: Kept | None = None,
 ) -> Decision:
     """Work out one bot: its row, secrets, gateway token and claim. Draws random values, stores nothing.
 
-    slot and taken (ids and names in use) matter for a new bot only.
+    slot, taken (ids and names in use) and left (what was kept of it) matter for a new bot only.
     """
     notes: list[str] = []
     after = _row(wanted, bot, slot, taken, run_id, now)
+    if bot is None and left is not None:
+        after = _restored(after, left, taken)
+        notes.append("data restored")
 
     kept = secrets or BotSecrets("", new_llm_key(), new_internal_token())
     current = msgspec.structs.replace(kept, telegram_token=wanted.telegram_token)
@@ -267,6 +285,13 @@ def decide(
         code=code,
         notes=notes,
     )
+
+
+def _restored(new: Bot, kept: Kept, taken: set[str]) -> Bot:
+    """A new row for a bot that was here before: same id, so that disk and account are its own again."""
+    name = kept.name if kept.name not in taken else None
+    owner = new.owner if new.owner or new.open_to_all else kept.owner
+    return msgspec.structs.replace(new, id=kept.id, name=new.name or name, owner=owner)
 
 
 def _row(wanted: BotRequest, bot: Bot | None, slot: int, taken: set[str], run_id: str, now: int) -> Bot:
@@ -407,6 +432,7 @@ class Registry:
         problems = review(
             request, bots, self.host, self.store.certificate_names(), free_bytes(self.paths), now
         )
+        problems += _review_kept(request, self.store.kept())
         if problems:
             raise ClawError.several(problems)
         decisions = self._decide(request, bots, now)
@@ -424,14 +450,19 @@ class Registry:
 
     def _decide(self, request: DeclareRequest, bots: Sequence[Bot], now: int) -> list[Decision]:
         known = {bot.telegram_id: bot for bot in bots}
+        kept = {one.telegram_id: one for one in self.store.kept()}
         taken = (
-            {bot.id for bot in bots} | {bot.label for bot in bots} | {b.name for b in request.bots if b.name}
+            {bot.id for bot in bots}
+            | {bot.label for bot in bots}
+            | {b.name for b in request.bots if b.name}
+            | {one.id for one in kept.values()}
         )
-        added = [wanted for wanted in request.bots if wanted.telegram_id not in known]
-        slots = dict(
+        added = [wanted for wanted in request.bots if wanted.telegram_id not in known | kept]
+        occupied = {bot.slot for bot in bots} | {one.slot for one in kept.values()}
+        slots = {telegram_id: one.slot for telegram_id, one in kept.items()} | dict(
             zip(
                 (wanted.telegram_id for wanted in added),
-                allocation.lowest_free({bot.slot for bot in bots}, len(added)),
+                allocation.lowest_free(occupied, len(added)),
                 strict=True,
             )
         )
@@ -447,6 +478,7 @@ class Registry:
                 taken,
                 request.run_id,
                 now,
+                kept.get(wanted.telegram_id),
             )
             allocation.place(
                 decision.after.slot, self.host
@@ -470,6 +502,7 @@ class Registry:
     def _store(self, decision: Decision, now: int) -> None:
         bot = decision.after
         self.store.put(bot)
+        self.store.remove_kept(bot.id)
         if self.host.base_domain:
             self.store.add_certificate_name(f"{bot.label}.{self.host.base_domain}", now)
         if decision.secrets_changed:
@@ -513,6 +546,8 @@ class Registry:
                 self.store.put(after)
                 if _settled(bot) != after:
                     changed.append(bot.id)
+                    details = {"image": after.image, "image_digest": after.image_digest, "plan": after.plan}
+                    events.record(self.store, "deployed", after, f"{after.label} deployed", details)
         return {"changed": bool(changed), "bots": changed}
 
     def release(self, run_id: str) -> dict[str, Any]:
@@ -526,10 +561,16 @@ class Registry:
     def set_owner(self, bot_id: str, owner: str, config_hash: str) -> None:
         """Record who claimed the bot and the configuration that follows from it."""
         bot = self.find(bot_id)
-        self.store.put(msgspec.structs.replace(bot, owner=owner, config_hash=config_hash))
+        with self.store.transaction():
+            self.store.put(msgspec.structs.replace(bot, owner=owner, config_hash=config_hash))
+            if bot.owner != owner:
+                events.record(self.store, "claimed", bot, f"{bot.label} claimed by Telegram user {owner}")
 
-    def forget(self, bot_id: str) -> None:
-        """Drop the bot's row, secrets and claim; its slot can then be given to another bot."""
+    def forget(self, bot_id: str, kept: Kept | None = None) -> None:
+        """Drop the bot's row, secrets and claim; unless it is kept, another bot can then have its slot."""
         remove_secrets(self.paths, bot_id)
         claims.remove_claim(self.paths, bot_id)
-        self.store.remove(bot_id)
+        with self.store.transaction():
+            self.store.remove(bot_id)
+            if kept is not None:
+                self.store.put_kept(kept)

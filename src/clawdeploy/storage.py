@@ -193,6 +193,19 @@ class Homes:
 
     def remove(self, bot_id: str) -> None:
         """Undo all of it, the data included. Goes on where an earlier attempt stopped."""
+        self.put_away(bot_id)
+        self.image(bot_id).unlink(missing_ok=True)
+
+    def mount(self, bot_id: str) -> bool:
+        """Mount the bot's disk if it has one that is not; whether that had to be done."""
+        unit = self.unit(bot_id)
+        if not unit.exists() or self.mount_point(bot_id).is_mount():
+            return False
+        self._systemctl("start", unit.name)
+        return True
+
+    def put_away(self, bot_id: str) -> None:
+        """Undo all but the disk itself, which a later ``apply`` finds again."""
         root, unit = self.mount_point(bot_id), self.unit(bot_id)
         if unit.exists():
             self._systemctl("disable", "--now", "--no-reload", unit.name)
@@ -203,7 +216,6 @@ class Homes:
         if root.exists():
             _run("chattr", "-i", str(root), code="disk_failed", hint="see `lsattr -d`")
             root.rmdir()
-        self.image(bot_id).unlink(missing_ok=True)
 
     def _disk(self, home: HomeRequest, check: bool) -> list[str]:
         image = self.image(home.id)

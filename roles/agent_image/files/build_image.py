@@ -138,27 +138,24 @@ def fetch_package(folder: Path, node: Path, cpu: str, app: Path) -> None:
 
 
 def mirror(label: str) -> str:
-    """Where this machine gets Debian's packages with this label from; Debian's own address by default."""
+    """Where this machine gets Debian's packages with this label from; empty if it runs something else."""
     asked = ("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", f"Label: {label}")
     found = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
-    standard = {
-        "Debian": "http://deb.debian.org/debian",
-        "Debian-Security": "http://security.debian.org/debian-security",
-    }
-    return found[0] if found else standard[label]
+    return found[0] if found else ""
+
+
+def package_sources(release: str, room: Path) -> list[str]:
+    """What mmdebstrap is told of mirrors: this machine's own, or nothing, then it knows some itself."""
+    debian, security = mirror("Debian"), mirror("Debian-Security")
+    if not debian or not security:
+        return []
+    sources = room / "debian.sources"
+    sources.write_text(SOURCES.format(release=release, keyring=KEYRING, debian=debian, security=security))
+    return [str(sources)]
 
 
 def make_layer(folder: Path, recipe: Recipe, node: Path, app: Path, room: Path) -> tuple[Path, str]:
     """Make the root file system; return it as a compressed tar and the hash of the tar itself."""
-    sources = room / "debian.sources"
-    sources.write_text(
-        SOURCES.format(
-            release=recipe.release,
-            keyring=KEYRING,
-            debian=mirror("Debian"),
-            security=mirror("Debian-Security"),
-        )
-    )
     command = [
         "mmdebstrap",
         f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
@@ -170,7 +167,7 @@ def make_layer(folder: Path, recipe: Recipe, node: Path, app: Path, room: Path) 
         f"--customize-hook=copy-in {app} /",
         f"--customize-hook=upload {node / 'bin' / 'node'} /usr/local/bin/node",
         f'--customize-hook={folder / "finish"} "$1"',
-        *(recipe.release, "-", str(sources)),
+        *(recipe.release, "-", *package_sources(recipe.release, room)),
     ]
     layer, plain = room / "layer.tar.gz", hashlib.sha256()
     try:

@@ -1,6 +1,5 @@
 """OpenRouter, as the gateway speaks to it: with the server's key, and again where nothing was billed."""
 
-import asyncio
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import aiohttp
 import msgspec
 from aiohttp import hdrs
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from clawdeploy.llm_gateway.config import Config
 
@@ -68,7 +68,12 @@ class Upstream:
     def __init__(self, config: Config, api_key: str) -> None:
         """``api_key``: the server's key, sent upstream and nowhere else. Needs a running event loop."""
         self._base = config.base_url.rstrip("/")
-        self._attempts = config.attempts
+        self._retrying = AsyncRetrying(
+            retry=retry_if_result(_transient),
+            wait=_wait,
+            stop=lambda state: _wait(state) > _LONGEST_WAIT or stop_after_attempt(config.attempts)(state),
+            retry_error_callback=_last,
+        )
         self._key: dict[str, str] = {hdrs.AUTHORIZATION: f"Bearer {api_key}"}
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -108,17 +113,16 @@ class Upstream:
         connection stood, and aiohttp.ClientError or TimeoutError when the connection broke after that.
         """
         headers = {**self._key, hdrs.CONTENT_TYPE: "application/json", hdrs.ACCEPT: accept}
-        # By hand: a library's retrying takes longer than all else that the gateway does for a call.
-        attempt = 1
-        while True:
-            answer = await self._ask(body, headers)
-            if not isinstance(answer, Failure) or not answer.transient or attempt == self._attempts:
-                return answer
-            wait = _wait(answer, attempt)
-            if wait > _LONGEST_WAIT:
-                return answer
-            await asyncio.sleep(wait)
-            attempt += 1
+        answer = await self._ask(body, headers)
+        if not _transient(answer):
+            return answer  # the rule; tenacity takes longer than all else that the gateway does for a call
+        tried: list[aiohttp.ClientResponse | Failure] = [answer]
+
+        async def ask_again() -> aiohttp.ClientResponse | Failure:
+            return tried.pop() if tried else await self._ask(body, headers)
+
+        # A copy: it keeps the state of one call.
+        return await self._retrying.copy()(ask_again)
 
     async def _ask(self, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse | Failure:
         try:
@@ -136,11 +140,21 @@ class Upstream:
             return Failure(answer.status, dict(answer.headers), await _start_of(answer))
 
 
-def _wait(failure: Failure, attempt: int) -> float:
+def _transient(answer: aiohttp.ClientResponse | Failure) -> bool:
+    return isinstance(answer, Failure) and answer.transient
+
+
+def _last(state: RetryCallState) -> Any:
+    assert state.outcome is not None  # noqa: S101 # tenacity calls this after an attempt
+    return state.outcome.result()
+
+
+def _wait(state: RetryCallState) -> float:
     """Seconds until the next try: what OpenRouter asks for, or up to 1, 2, 4, with some luck."""
+    failure = _last(state)
     if failure.retry_after is not None:
         return float(failure.retry_after)
-    return float(2 ** (attempt - 1)) * (0.5 + random.random() / 2)  # noqa: S311 # no secret
+    return float(2 ** (state.attempt_number - 1)) * (0.5 + random.random() / 2)  # noqa: S311 # no secret
 
 
 async def _start_of(answer: aiohttp.ClientResponse) -> bytes:

@@ -2,12 +2,18 @@
 
 import asyncio
 import configparser
+import http.client
+import io
 import json
 import shutil
+import socket
 import subprocess
+import tarfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +21,11 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from clawdeploy import edge
 from clawdeploy.cli import Machine
 from clawdeploy.containers import ContainerSpec
 from clawdeploy.engine import ContainerState
+from clawdeploy.errors import ClawError
 from clawdeploy.host import Host, Paths, load_host
 from clawdeploy.ledger_client import LedgerClient
 from clawdeploy.llm_gateway.__main__ import check_books
@@ -192,13 +200,17 @@ def homes(paths: Paths, systemd: Systemd) -> Iterator[Homes]:
 
 
 class Engine:
-    """Remembers what it was told to make and to remove."""
+    """Remembers what it was told to make, to remove and to stop; ``broken`` makes it refuse to do that."""
 
     def __init__(self) -> None:
         self.removed: list[str] = []
         self.made: dict[str, ContainerSpec] = {}
         self.ran: list[tuple[str, ...]] = []
         self.output = b""
+        self.status: dict[str, str] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.strays: set[str] = set()
+        self.broken: set[str] = set()
 
     def __enter__(self) -> "Engine":
         return self
@@ -206,12 +218,53 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def _call(self, verb: str, bot_id: str) -> None:
+        if verb in self.broken:
+            raise ClawError("engine_down", f"Docker did not {verb} {bot_id}.")
+        self.calls.append((verb, bot_id))
+
     def remove(self, bot_id: str) -> None:
+        self._call("remove", bot_id)
         self.removed.append(bot_id)
+        self.made.pop(bot_id, None)
+        self.strays.discard(bot_id)
+
+    def freeze(self, bot_id: str) -> bool:
+        self._call("freeze", bot_id)
+        running = bot_id in self.made and self.status.get(bot_id, "running") == "running"
+        if running:
+            self.status[bot_id] = "paused"
+        return running
+
+    def kill(self, bot_id: str) -> bool:
+        self._call("kill", bot_id)
+        alive = bot_id in self.made and self.status.get(bot_id, "running") != "exited"
+        if alive:
+            self.status[bot_id] = "exited"
+        return alive
+
+    def state(self, bot_id: str) -> str:
+        return self.status.get(bot_id, "running") if bot_id in self.made else ""
+
+    def start(self, bot_id: str) -> None:
+        if bot_id not in self.made:
+            raise ClawError("no_container", f"bot {bot_id} has no container: run deploy_bot for it again.")
+        self._call("start", bot_id)
+        self.status[bot_id] = "running"
+
+    def owners(self) -> set[str]:
+        return {*self.made, *self.strays}
+
+    def log(self, bot_id: str, lines: int, follow: bool = False) -> Iterator[bytes]:
+        yield from (b"first li", b"ne\nsecond\nlast")
 
     def states(self) -> dict[str, ContainerState]:
+        if "states" in self.broken:
+            raise ClawError("engine_down", "Docker did not answer.")
         return {
-            bot_id: ContainerState("running", "Up 2 seconds", spec=spec.fingerprint())
+            bot_id: ContainerState(
+                self.status.get(bot_id, "running"), "Up 2 seconds", spec=spec.fingerprint()
+            )
             for bot_id, spec in self.made.items()
         }
 
@@ -223,7 +276,9 @@ class Engine:
         return self.output
 
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
+        self._call("make", bot_id)
         self.made[bot_id] = spec
+        self.status[bot_id] = "running"
 
     def log_tail(self, bot_id: str) -> list[str]:
         return []
@@ -236,7 +291,12 @@ def engine() -> Engine:
 
 @pytest.fixture
 def machine(paths: Paths, systemd: Systemd, engine: Engine) -> Machine:
-    return Machine(paths=paths, systemctl=systemd, engine=lambda: engine)  # type: ignore[arg-type, return-value]
+    return Machine(
+        paths=paths,
+        systemctl=systemd,
+        engine=lambda: engine,  # type: ignore[arg-type, return-value]
+        halter=lambda: engine,  # type: ignore[arg-type, return-value]
+    )
 
 
 @pytest.fixture
@@ -245,10 +305,77 @@ def registry(machine: Machine) -> Iterator[Registry]:
         yield opened
 
 
+@dataclass
+class RunningHAProxy:
+    """A HAProxy whose one frontend answers with what it finds in the maps."""
+
+    front: Path
+    process: subprocess.Popen[bytes]
+
+    def ask(self, path: str) -> str:
+        connection = http.client.HTTPConnection("edge.test")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(self.front))
+        connection.request("GET", path)
+        answer = connection.getresponse().read().decode()
+        connection.close()
+        return answer
+
+
+@pytest.fixture
+def haproxy(paths: Paths, tmp_path: Path) -> Iterator[RunningHAProxy]:
+    binary = shutil.which("haproxy") or "/usr/sbin/haproxy"
+    front, maps = tmp_path / "front.sock", paths.maps
+    for name in edge.render([], {}, make_host()):
+        (maps / name).touch()
+    looked_up = " ".join(
+        f"%[path,field(2,/),map_str({maps / name},-)]" for name in edge.render([], {}, make_host())
+    )
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(f"""
+global
+  stats socket {paths.haproxy_socket} mode 600 level admin
+defaults
+  mode http
+  timeout client 5s
+  timeout server 5s
+  timeout connect 5s
+frontend test
+  bind unix@{front}
+  http-request return status 200 content-type text/plain lf-string "{looked_up}"
+""")
+    process = subprocess.Popen([binary, "-f", str(config)])
+    try:
+        _wait_until(lambda: front.exists() and edge.HAProxy(paths.haproxy_socket).running())
+        yield RunningHAProxy(front, process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "HAProxy did not start"
+        time.sleep(0.02)
+
+
 def set_host(paths: Paths, **changes: Any) -> None:
     """Change host.json, as prepare_host would."""
     paths.host_file.write_text(json.dumps(HOST | changes))
     load_host(paths)
+
+
+def busybox_image(client: Any, tag: str) -> None:
+    """Make image clawdeploy-test:``tag``, which holds busybox and nothing else."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add("/bin/busybox", "bin/busybox")
+        for name in ("tmp", "mnt"):
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(folder)
+    client.api.import_image_from_data(archive.getvalue(), repository="clawdeploy-test", tag=tag)
 
 
 def container_spec(**changes: Any) -> dict[str, Any]:

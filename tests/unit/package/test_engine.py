@@ -1,8 +1,6 @@
 """The engine against a real Docker daemon; containers are made but need not run."""
 
 import gc
-import io
-import tarfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,12 +8,12 @@ import docker
 import msgspec
 import pytest
 
-from clawdeploy.containers import ContainerSpec, LiveBot, next_action
-from clawdeploy.engine import LABEL_BOT, ContainerState, Engine, container_name, network_name
+from clawdeploy.containers import ContainerSpec, LiveBot, container_name, next_action
+from clawdeploy.engine import LABEL_BOT, ContainerState, Engine, network_name
 from clawdeploy.errors import ClawError
 from clawdeploy.tokens import new_bot_id
 
-from .conftest import container_spec
+from .conftest import busybox_image, container_spec
 
 pytestmark = pytest.mark.docker
 
@@ -37,15 +35,8 @@ def engine() -> Iterator[Engine]:
 def bot_id(client: Any, engine: Engine) -> Iterator[str]:
     """A bot with a container that was never started, and a network."""
     bot_id = new_bot_id(())
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add("/bin/busybox", "bin/busybox")
-        for name in ("tmp", "mnt"):
-            folder = tarfile.TarInfo(name)
-            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-            tar.addfile(folder)
     tag = bot_id
-    client.api.import_image_from_data(archive.getvalue(), repository="clawdeploy-test", tag=tag)
+    busybox_image(client, tag)
     client.containers.create(
         f"clawdeploy-test:{tag}", ["/none"], name=container_name(bot_id), labels={LABEL_BOT: bot_id}
     )

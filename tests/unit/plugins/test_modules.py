@@ -1,7 +1,6 @@
 """The modules hand clawctl exactly what it takes, by standard input, and report what it says."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ansible_collections.clawdeploy.fleet.plugins.modules import (
     host_info,
 )
 
-from tests.unit.plugins.conftest import RunModule
+from tests.unit.plugins.conftest import Calls, RunModule
 
 SECRET = "123456789:" + "S" * 35
 EDGE = {
@@ -39,43 +38,6 @@ BOT = {
     "image": "nullclaw:1",
     "edge": EDGE,
 }
-CLAWCTL = """#!/usr/bin/env python3
-# Says what it was told to, and notes how it was called.
-import json, pathlib, sys
-here = pathlib.Path(__file__).parent
-calls = here / "calls"
-answers = json.loads((here / "answers").read_text())
-data = "" if sys.stdin.isatty() else sys.stdin.read()
-with calls.open("a") as log:
-    log.write(json.dumps([sys.argv[1:], json.loads(data) if data.strip() else None]) + "\\n")
-answer = answers[sys.argv[1]]
-print(answer if isinstance(answer, str) else json.dumps(answer))
-print("Traceback\\nlast words", file=sys.stderr)
-sys.exit(1 if isinstance(answer, str) or "error" in answer else 0)
-"""
-
-Calls = Callable[[], list[Any]]
-
-
-@pytest.fixture
-def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Put a clawctl into PATH; it gives the answers that the test writes into this dictionary, by verb."""
-
-    class Answers(dict[str, Any]):
-        def __setitem__(self, verb: str, answer: Any) -> None:
-            super().__setitem__(verb, answer)
-            (tmp_path / "answers").write_text(json.dumps(self))
-
-    program = tmp_path / "clawctl"
-    program.write_text(CLAWCTL)
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    return Answers()
-
-
-@pytest.fixture
-def calls(tmp_path: Path) -> Calls:
-    return lambda: [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
 
 
 def test_host_info_returns_host_bots_and_images(

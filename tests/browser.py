@@ -30,6 +30,12 @@ OPTIONS = (
 START_SECONDS = 30
 
 
+class NetworkChangedError(Exception):
+    """A network interface of this machine came or went, such as a container's: Chromium then drops whatever
+    it is loading, and all that is left to do is to begin again.
+    """
+
+
 class Page:
     """One page of the browser."""
 
@@ -48,6 +54,8 @@ class Page:
             if message.get("method") == "Network.responseReceived":
                 response = message["params"]["response"]
                 self.responses.append((response["status"], response["url"]))
+            elif message.get("params", {}).get("errorText") == "net::ERR_NETWORK_CHANGED":
+                raise NetworkChangedError
             if message.get("id") != number:
                 continue
             if "error" in message:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.lab.settings import CACHE
-from tests.playbooks import ROOT, run_playbook
+from tests.playbooks import ROOT, Run, run_playbook
 from tests.standin.build import Image
 
 FOLDER = CACHE / "images"
@@ -21,14 +21,15 @@ CA_PATH = "etc/ssl/tests-ca.pem"
 VARIABLE = f"NODE_EXTRA_CA_CERTS=/{CA_PATH}"
 
 
-def build_openclaw(ca: Path, inventory: Path) -> Image:
+def build_product(archive: Path) -> Run:
+    """Run the product's playbook, on this machine, for an archive at that place."""
+    playbook, machine = ROOT / "playbooks" / "build_image.yml", Path("localhost,")
+    return run_playbook(playbook, machine, {"agent_image_archive": str(archive)}, host="localhost")
+
+
+def build_openclaw(ca: Path) -> Image:
     """Build the image with the product's playbook (or find it in the cache); let it trust the bundle `ca`."""
-    run_playbook(
-        ROOT / "playbooks" / "build_image.yml",
-        inventory,
-        {"agent_image_archive": str(PRODUCT)},
-        host="localhost",
-    ).check()
+    build_product(PRODUCT).check()
     layer = _layer(ca.read_bytes())
     with tarfile.open(PRODUCT) as product:
         (manifest,) = _read(product, "manifest.json")

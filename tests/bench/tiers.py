@@ -25,7 +25,7 @@ from rich.console import Console
 from tests import lab
 from tests.bench.figures import progress, report
 from tests.customer import TelegramUser
-from tests.openclaw_image import build_openclaw
+from tests.openclaw_image import build_openclaw, build_product
 from tests.playbooks import OPERATOR, ROOT, Run, run_playbook, write_env
 from tests.stage import prepare
 from tests.standin.build import Image, build_image
@@ -153,11 +153,9 @@ def main() -> None:
     prepare(Console(stderr=True, highlight=False), vps)
     with tempfile.TemporaryDirectory() as folder:
         progress("openclaw: build its image anew")
-        archive = {"agent_image_archive": f"{folder}/image.tar"}
-        playbook = ROOT / "playbooks" / "build_image.yml"
-        built = run_playbook(playbook, lab.INVENTORY, archive, host="localhost").check()
+        built = build_product(Path(folder) / "image.tar").check()
     figures: dict[str, float] = {"openclaw_build_s": round(built.seconds, 2)}
-    nullclaw, openclaw = build_image(lab.CA_BUNDLE), build_openclaw(lab.CA_BUNDLE, lab.INVENTORY)
+    nullclaw, openclaw = build_image(lab.CA_BUNDLE), build_openclaw(lab.CA_BUNDLE)
     facts = vps.exec("cat", HOST_FILE)
     try:
         for tier in (

@@ -2,13 +2,14 @@
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
 import pytest
 
 from tests import lab
-from tests.browser import browser
+from tests.browser import NetworkChangedError, browser
 from tests.customer import TelegramUser, internet
 from tests.e2e.conftest import Bot, Deploy, clawctl, footprint, in_bot, result_of, telegram_token
 from tests.e2e.test_refusals import words
@@ -40,7 +41,7 @@ FOCUS = """(() => {
 
 @pytest.fixture(scope="module")
 def openclaw_image() -> Image:
-    return build_openclaw(lab.CA_BUNDLE, lab.INVENTORY)
+    return build_openclaw(lab.CA_BUNDLE)
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +63,11 @@ def deploy_openclaw(deploy: Deploy, openclaw_image: Image) -> Deploy:
 
 
 @pytest.fixture(scope="module")
-def claw(deploy_openclaw: Deploy, tmp_path_factory: pytest.TempPathFactory) -> Bot:
+def claw(vps: lab.Vps, deploy_openclaw: Deploy, tmp_path_factory: pytest.TempPathFactory) -> Bot:
     """A bot deployed from its token and the agent's name; nobody owns it yet."""
     result = tmp_path_factory.mktemp("openclaw") / "bot.json"
-    deploy_openclaw(rotate_gateway_token=True, result_file=str(result)).check()
+    vps.ssh("clawctl destroy --yes claw")  # that of an earlier run has an owner
+    deploy_openclaw(result_file=str(result)).check()
     return Bot(TOKEN, result_of(result))
 
 
@@ -130,10 +132,10 @@ async def test_its_websocket_checks_the_gateway_token_itself(
         assert (await socket.receive_json())["event"] == "connect.challenge"
         await socket.send_json({"type": "req", "id": "1", "method": "connect", "params": hello})
         answer = await socket.receive_json()
-    # With the token, what it wants next is a device that its owner has let in.
-    assert answer["error"]["details"]["code"] == (
-        "DEVICE_IDENTITY_REQUIRED" if good else "AUTH_TOKEN_MISMATCH"
-    )
+    if good:
+        assert answer["payload"]["type"] == "hello-ok", answer
+    else:
+        assert answer["error"]["details"]["code"] == "AUTH_TOKEN_MISMATCH", answer
 
 
 def test_it_runs_locked_down_within_its_plan(vps: lab.Vps, claw: Bot) -> None:
@@ -196,9 +198,9 @@ async def test_the_owner_claims_it_through_the_link_and_strangers_get_no_answer(
     assert deploy_openclaw().check().changed == 0
 
 
-async def test_its_web_interface_opens_with_a_link_from_the_operator(vps: lab.Vps, claw: Bot) -> None:
-    link = clawctl(vps, "login", "claw")["link"]
-    assert link.startswith(f"{claw.url}ui/#")
+async def look(vps: lab.Vps, claw: Bot) -> tuple[str, list[tuple[int, str]]]:
+    """Open the web interface with a fresh link and chat there; return the link and what the page got."""
+    link = str(clawctl(vps, "login", "claw")["link"])
     async with browser(vps.host.address) as page:
         await page.open(link)
         try:
@@ -209,14 +211,20 @@ async def test_its_web_interface_opens_with_a_link_from_the_operator(vps: lab.Vp
         finally:
             SCREENSHOT.write_bytes(await page.screenshot())
         assert await page.evaluate("location.href.includes('bootstrapToken')") is False
+        return link, page.responses
+
+
+async def test_its_web_interface_opens_with_a_link_from_the_operator(vps: lab.Vps, claw: Bot) -> None:
+    for _ in range(5):
+        with suppress(NetworkChangedError):
+            link, responses = await look(vps, claw)
+            break
+    assert link.startswith(f"{claw.url}ui/#")
     # Pictures that nobody has chosen yet are missing; nothing else is, and the edge has refused nothing.
     pictures = re.compile(r"/(workspace-icon|avatar)\b")
-    refused = [(status, url) for status, url in page.responses if status >= 400]
+    refused = [(status, url) for status, url in responses if status >= 400]
     assert [one for one in refused if one[0] != 404 or not pictures.search(one[1])] == []
     assert await prompt_with("hello from the browser")
-    async with browser(vps.host.address) as other:
-        await other.open(link)
-        await other.wait_for("document.body.innerText.includes('Gateway secret')", 60)
 
 
 async def test_without_money_it_says_so_and_goes_on_after_a_top_up_without_a_restart(
@@ -245,9 +253,8 @@ async def test_it_comes_back_with_its_memory_after_a_kill_and_an_upgrade(
     vps: lab.Vps, claw: Bot, deploy_openclaw: Deploy
 ) -> None:
     vps.exec("docker", "kill", "--signal", "KILL", claw.container)
-    run = deploy_openclaw(bot_env={"TZ": "Europe/Berlin"}).check()
-    assert re.search(r"container of \w+: replace", deploy_openclaw("--diff").output)
-    assert run.changed > 0
+    run = deploy_openclaw("--diff", bot_env={"TZ": "Europe/Berlin"}).check()
+    assert f"container of {claw.id}: replace" in run.output
     async with TelegramUser(TELEGRAM_ID, OWNER, "owner") as owner:
         await owner.write("what was the word?")
         assert "ECHO" in await owner.read(wait=FIRST_ANSWER)

@@ -19,6 +19,7 @@ from clawdeploy.errors import ClawError
 LABEL_BOT = "clawdeploy.bot"
 LABEL_SPEC = "clawdeploy.spec"
 _STOP_SECONDS = 10
+_EX_CONFIG = 78
 # Docker 25 brought health checks' start_interval (https://docs.docker.com/reference/api/engine/version-history/).
 _START_INTERVAL_API = "1.44"
 
@@ -50,6 +51,11 @@ class ContainerState:
     def dead(self) -> bool:
         """Down, and the engine will not bring it back by itself."""
         return self.state in ("exited", "dead", "created", "removing")
+
+    @property
+    def misconfigured(self) -> bool:
+        """It ended with EX_CONFIG of sysexits.h: another start with the same settings ends the same way."""
+        return f"({_EX_CONFIG})" in self.status
 
     @property
     def alive(self) -> bool:

@@ -132,7 +132,7 @@ def measure(vps: lab.Vps, tier: Tier) -> dict[str, float]:
         if survives(vps, tier, container, limit * MIB):
             smallest = limit * MIB
             break
-    vps.exec("clawctl", "destroy", bot["id"])
+    vps.exec("clawctl", "destroy", "--yes", bot["id"])
     figures = {
         "image_mb": size / 1e6,
         "archive_mb": Path(tier.image.archive).stat().st_size / 1e6,

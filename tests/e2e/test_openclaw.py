@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -63,12 +64,13 @@ def deploy_openclaw(deploy: Deploy, openclaw_image: Image) -> Deploy:
 
 
 @pytest.fixture(scope="module")
-def claw(vps: lab.Vps, deploy_openclaw: Deploy, tmp_path_factory: pytest.TempPathFactory) -> Bot:
+def claw(vps: lab.Vps, deploy_openclaw: Deploy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bot]:
     """A bot deployed from its token and the agent's name; nobody owns it yet."""
     result = tmp_path_factory.mktemp("openclaw") / "bot.json"
-    vps.ssh("clawctl destroy --yes claw")  # that of an earlier run has an owner
+    vps.ssh("clawctl destroy --yes claw")  # what an earlier run left has an owner
     deploy_openclaw(result_file=str(result)).check()
-    return Bot(TOKEN, result_of(result))
+    yield Bot(TOKEN, result_of(result))
+    vps.exec("clawctl", "destroy", "--yes", "claw")
 
 
 async def prompts() -> list[dict[str, Any]]:
@@ -269,6 +271,15 @@ def test_a_host_without_memory_for_it_refuses_it(
     run = deploy_openclaw(token=OTHER, bot_name="second")
     assert run.returncode != 0
     assert "of 1500 MB memory reserved and this batch would make it" in words(run.output)
+    assert footprint(vps) == before
+
+
+def test_a_setting_that_it_does_not_know_is_named(vps: lab.Vps, claw: Bot, deploy_openclaw: Deploy) -> None:
+    before = footprint(vps)
+    run = deploy_openclaw(token=OTHER, bot_name="second", bot_config={"gateway": {"nonsense": True}})
+    assert run.returncode != 0
+    assert "(78)" in words(run.output)
+    assert "nonsense" in words(run.output).partition("did not become healthy")[2]
     assert footprint(vps) == before
 
 

@@ -8,6 +8,7 @@ import contextlib
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,15 @@ BOUNDS = st.builds(
     per_token=st.integers(0, 3 * FEMTO_PER_NANO),
 )
 HOWS: st.SearchStrategy[How] = st.sampled_from(["usage", "generation", "bound", "released"])
+
+
+@cache
+def empty_ledger() -> bytes:
+    """The file of a ledger without accounts."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "ledger.db"
+        migrate_ledger(path)
+        return path.read_bytes()
 
 
 class _CrashError(Exception):
@@ -83,7 +93,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(limit=LIMITS)
     def begin(self, limit: SpendLimit) -> None:
-        migrate_ledger(self.path)
+        self.path.write_bytes(empty_ledger())
         self.store = LedgerStore(self.path, LOW)
         self.open_account(BOTS[0], SpendLimit("prepaid"), 300)
         self.open_account(BOTS[1], limit, 100)
@@ -323,7 +333,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 TestLedger = pytest.mark.slow(LedgerMachine.TestCase)
 LedgerMachine.TestCase.settings = settings(
-    max_examples=120,
+    max_examples=100,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -147,8 +147,6 @@ async def test_two_hundred_kills_under_load_lose_nothing_and_charge_nothing_twic
         "base_url": simulator.url,
         "model": SIMULATED,
         "price": None,
-        "connect_timeout": 10.0,
-        "read_timeout": 10.0,
         "calls_per_bot": 50,
         "calls_per_minute": 1_000_000,
         "lookup_delays": (0.05, 0.2, 1.0, 3.0),

@@ -306,7 +306,7 @@ async def test_a_slow_bot_holds_up_nobody_else(door: Bots, upstream: Upstream) -
 
 
 async def test_a_bot_that_never_ends_its_body_gives_its_place_back(start: Start, upstream: Upstream) -> None:
-    bots = await start(calls_per_bot=1, read_timeout=0.3)
+    bots = await start(calls_per_bot=1, read_timeout=1.0)
     status = b""
     async with connection(bots) as (reader, writer):
         writer.write(GOOD[:-5])

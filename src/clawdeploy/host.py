@@ -115,7 +115,7 @@ def load_host(paths: Paths) -> Host:
 
 
 def free_bytes(paths: Paths) -> int:
-    """Free bytes for further bots' disks; what the sparse ones that are there may still grow by is not free."""
+    """Free bytes for further bots' disks: less what the sparse ones that are there may still grow by."""
     disks = [path.stat() for path in paths.disks.glob("*.img")]
     promised = sum(max(disk.st_size - disk.st_blocks * 512, 0) for disk in disks)
     return shutil.disk_usage(paths.state).free - promised

@@ -143,9 +143,9 @@ def _review_room(
     if growth and free - growth < host.disk_floor:
         yield (
             "disk_floor",
-            f"{_megabytes(free)} of disk are promised to no bot, this batch asks for {_megabytes(growth)} and "
-            f"{_megabytes(host.disk_floor)} (platform_disk_floor) must stay: deploy fewer bots, a plan with a "
-            "smaller disk_size, or use a larger disk.",
+            f"{_megabytes(free)} of disk are promised to no bot, this batch asks for "
+            f"{_megabytes(growth)} and {_megabytes(host.disk_floor)} (platform_disk_floor) must stay: deploy "
+            "fewer bots, a plan with a smaller disk_size, or use a larger disk.",
         )
     added = len(wanted_plans.keys() - known.keys())
     room = allocation.capacity(host.pool, host.bot_subnet_prefix)

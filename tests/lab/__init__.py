@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.lab import internet, rootfs, services
 from tests.lab.engine import docker, ensure_docker, inspect, stop_engine
-from tests.lab.internet import cut_off
+from tests.lab.internet import cut_off, website
 from tests.lab.inventory import write_inventory
 from tests.lab.pki import CA_CERT as CA_BUNDLE
 from tests.lab.pki import ensure_ca
@@ -67,6 +67,7 @@ __all__ = [
     "status",
     "up",
     "vps",
+    "website",
 ]
 
 LOCK = Path("/run/lock/claw-lab.lock")
@@ -88,7 +89,8 @@ def up(name: str = "vps1", memory: int | None = None, cpus: float | None = None)
     """Bring up the simulated internet and one VPS on it, as far as they are not up; return the VPS.
 
     `memory` is the VPS's limit in bytes, swap excluded, `cpus` in cores (None: no limit). A VPS that was made
-    with other limits, or from another recipe, is made anew. Raises LabError with one line that says what to do.
+    with other limits, or from another recipe, is made anew. Raises LabError with one line that says what to
+    do.
     """
     wanted = vps(name, memory, cpus)
     with _lock():

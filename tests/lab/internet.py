@@ -97,6 +97,11 @@ def ensure_website(image: str) -> bool:
     return True
 
 
+def website(command: str) -> str:
+    """Run a shell command in the website's container, another visitor on the internet; return its output."""
+    return docker("exec", WEBSITE_CONTAINER, "sh", "-c", command)
+
+
 @contextmanager
 def cut_off() -> Iterator[None]:
     """Take away the simulated internet's way out to the real one while a flood or an attack is tested."""

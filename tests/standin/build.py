@@ -2,9 +2,9 @@
 
 `--ca FILE` is the CA bundle the image trusts (default: the system's), `--variant crash|sick` makes an agent
 that ends right after its start, or whose `/ready` never says 200; `--variant hostile` is the healthy agent
-with a program beside it that attacks from inside (hostile/hostile.c). Prints `{"archive", "tag", "image_id"}` as
-JSON; the archive is for `docker load`. Everything is deterministic and cached by content under
-build/cache/standin/.
+with a program beside it that attacks from inside (hostile/hostile.c). Prints `{"archive", "tag",
+"image_id"}` as JSON; the archive is for `docker load`. Everything is deterministic and cached by content
+under build/cache/standin/.
 
 Needs gcc, libjansson-dev, libssl-dev and busybox-static.
 
@@ -72,8 +72,8 @@ def keep(path: Path, content: bytes, mode: int = 0o644) -> None:
 def build_binary(sources: Path = SOURCES, libraries: Sequence[str] = LIBRARIES) -> Path:
     """Compile a program if its sources, the compiler or the flags have changed; return its path.
 
-    It is named like the directory of its sources. Raises RuntimeError with the compiler's words and the packages
-    it needs.
+    It is named like the directory of its sources. Raises RuntimeError with the compiler's words and the
+    packages it needs.
     """
     version = subprocess.run(["gcc", "--version"], check=True, capture_output=True).stdout
     content = [path.read_bytes() for path in sorted(sources.iterdir())]
@@ -110,8 +110,8 @@ def make_layer(program: bytes, ca: bytes, hostile: bytes = b"") -> bytes:
         ) -> None:
             entry = tarfile.TarInfo(name)
             if capability:
-                # A header's values are text; tarfile writes these bytes as they are.
-                entry.pax_headers["SCHILY.xattr.security.capability"] = capability.decode("utf-8", "surrogateescape")
+                # Every byte is below 0x80, so it is the same as text.
+                entry.pax_headers = {"SCHILY.xattr.security.capability": capability.decode("ascii")}
             entry.type, entry.mode, entry.size, entry.linkname = kind, mode, len(content), target
             entry.uid = entry.gid = owner
             layer.addfile(entry, io.BytesIO(content))

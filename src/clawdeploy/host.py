@@ -87,6 +87,7 @@ class Host(msgspec.Struct, frozen=True):
     reserved_names: tuple[str, ...]
     plans: dict[str, Plan]
     cgroup_parent: str = ""
+    bot_runtime: str = ""
 
     @property
     def pool(self) -> IPv4Network:

@@ -13,6 +13,7 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-e
   --custom-compile-command 'make lock'
 
 .PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-density verify-image docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops bench-watchdog verify-image docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +56,14 @@ bench-edge: setup ## Measure the edge; figures in build/bench/edge.json
 
 bench-density: setup ## Measure how many bots fit on 1 GB and one CPU; figures in build/bench/density.json
 	@$(PY) -m tests.bench.density
+bench-gateway: setup ## Measure the LLM gateway; figures in build/bench/gateway.json
+	@$(PY) -m tests.bench.gateway
+
+bench-watchdog: setup ## Measure the watchdog beside lawful bots, MINUTES=10; figures in build/bench/watchdog.json
+	@$(PY) -m tests.bench.watchdog
+
+bench-ops: setup ## Measure the kill switch; figures in build/bench/ops.json
+	@$(PY) -m tests.bench.ops
 
 verify-image: setup ## Check an agent's image against its contract: make verify-image IMAGE=name:tag
 	@$(PY) -m tests.verify_image $(or $(IMAGE),$(error set IMAGE, for example: make verify-image IMAGE=nullclaw:1.0))
@@ -66,3 +75,4 @@ lock: setup ## Resolve requirements/*.in into hash-locked *.txt
 	$(COMPILE) --python-platform x86_64-unknown-linux-gnu -o requirements/vps.txt requirements/vps.in
 	$(COMPILE) --universal -o requirements/controller.txt requirements/controller.in
 	$(COMPILE) --universal -o requirements/dev.txt requirements/dev.in
+	$(COMPILE) --universal -o requirements/litellm.txt requirements/litellm.in

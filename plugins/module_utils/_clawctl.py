@@ -37,3 +37,11 @@ def call(module: AnsibleModule, *verb: str, request: Mapping[str, Any] | None = 
 def checked(module: AnsibleModule) -> tuple[str, ...]:
     """The flag that makes a verb only say what it would do."""
     return ("--check",) if module.check_mode else ()
+
+
+def references(module: AnsibleModule, bots: list[str]) -> tuple[str, ...]:
+    """Ids or names of bots as arguments; ends the module if one could be taken for an option of clawctl."""
+    wrong = [bot for bot in bots if not bot or bot.startswith("-")]
+    if wrong:
+        module.fail_json(msg=f"no bot can have the name {wrong[0]!r}", code="unknown_bot")
+    return tuple(bots)

@@ -120,7 +120,8 @@ class ClaimService:
             registry.set_owner(bot_id, claim.claimed_by, claims.config_hash(files))
             file = HomeFile(path=claim.file.path, content=content, mode=files[claim.file.path].mode)
             self._homes.write_file(bot_id, file)
-            self._restart(bot_id)
+            if not registry.find(bot_id).suspended:  # else it reads its new file when it is resumed
+                self._restart(bot_id)
             return claim.claimed_by
 
     def close(self, bot_id: str) -> None:

@@ -14,10 +14,15 @@ import click
 import msgspec
 
 from clawdeploy import allocation, claims, verbs, version
+from clawdeploy.cli_backup import backup_verbs
 from clawdeploy.cli_money import money_verbs
+from clawdeploy.cli_ops import cells, gauge, ops_verbs, suspended
+from clawdeploy.cli_upgrades import upgrade_verbs
+from clawdeploy.cli_watch import watch
 from clawdeploy.clitools import Machine, check_option, now, say, show_table, stdin, summary, table, verb
 from clawdeploy.containers import LiveRequest
 from clawdeploy.errors import ClawError
+from clawdeploy.gauges import Gauge
 from clawdeploy.host import Paths, free_bytes, locked
 from clawdeploy.ledger_client import Account
 from clawdeploy.models import DeclareRequest, ReleaseRequest
@@ -29,7 +34,10 @@ from clawdeploy.store import migrate
 __all__ = ["Machine", "main"]
 
 
-@click.group(epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong usage.")
+@click.group(
+    epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong usage. "
+    'Completion of the shell: eval "$(_CLAWCTL_COMPLETE=bash_source clawctl)" (or zsh_source, fish_source).'
+)
 @click.version_option(package_name="clawdeploy", prog_name="clawctl")
 def main() -> None:
     """Manage the bots of this host.
@@ -37,14 +45,15 @@ def main() -> None:
     \b
     clawctl list                 which bots run here
     clawctl show support-bot     everything about one, secrets excepted
+    clawctl suspend support-bot  stop it at once, whatever it does; resume brings it back
     clawctl top-up support-bot 5.00 --ref invoice-17
     clawctl claims new support-bot
     clawctl destroy support-bot
     """
 
 
-for money_verb in money_verbs:
-    main.add_command(money_verb)
+for added_verb in (*money_verbs, *ops_verbs, *backup_verbs, *upgrade_verbs, watch):
+    main.add_command(added_verb)
 
 
 # --- looking ----------------------------------------------------------------------------------------
@@ -80,21 +89,51 @@ def host(machine: Machine, as_json: bool, everything: bool) -> None:
 
 
 @main.command(name="list")
+@click.option("--kept", is_flag=True, help="Instead, bots that were destroyed with --keep-data.")
 @verb
-def list_bots(machine: Machine, as_json: bool) -> None:
+def list_bots(machine: Machine, as_json: bool, kept: bool) -> None:
     """List the bots of this host.
 
     \b
     Example: clawctl list
     """
+    if kept:
+        _list_kept(machine, as_json)
+        return
     with machine.registry() as registry:
-        bots = [_with_claim(describe(bot, registry.host), machine.paths) for bot in registry.bots()]
-    accounts = _accounts(machine)
-    bots = [bot | {"account": _account(accounts.get(bot["id"]))} for bot in bots]
+        why = suspended(registry)
+        bots = [
+            _with_claim(describe(bot, registry.host), machine.paths) | {"suspension": why.get(bot.id)}
+            for bot in registry.bots()
+        ]
+    accounts, used = _accounts(machine), gauge(machine) if bots else {}
+    bots = [
+        bot
+        | {
+            "account": _account(accounts.get(bot["id"])),
+            "usage": msgspec.to_builtins(used.get(bot["id"])),
+        }
+        for bot in bots
+    ]
     if as_json:
         click.echo(json.dumps({"bots": bots}))
     else:
-        _table(bots)
+        _table(bots, used)
+
+
+def _list_kept(machine: Machine, as_json: bool) -> None:
+    with machine.registry() as registry:
+        kept = registry.store.kept()
+    if as_json:
+        click.echo(json.dumps({"kept": [msgspec.structs.asdict(one) for one in kept]}))
+        return
+    shown = table("Id", "Name", "Telegram", "Agent", "Since")
+    for one in kept:
+        shown.add_row(one.id, one.name or "-", f"@{one.telegram_username}", one.agent, iso(one.kept_at))
+    if kept:
+        show_table(shown)
+    else:
+        click.echo("No data of destroyed bots is kept.")
 
 
 @main.command()
@@ -108,6 +147,7 @@ def show(machine: Machine, as_json: bool, bot: str) -> None:
     """
     with machine.registry() as registry:
         result = _with_claim(describe(registry.find(bot), registry.host), machine.paths)
+        result["suspension"] = suspended(registry).get(result["id"])
     result["account"] = _account(_accounts(machine).get(result["id"]))
     say(result, as_json, "\n".join(f"{key}: {_plain(value)}" for key, value in result.items()))
 
@@ -150,11 +190,14 @@ def _owner(bot: dict[str, Any]) -> str:
     return "waiting to be claimed" if bot["claim"] and bot["claim"]["open"] else "claim expired"
 
 
-def _table(bots: list[dict[str, Any]]) -> None:
+def _table(bots: list[dict[str, Any]], used: dict[str, Gauge]) -> None:
     if not bots:
         click.echo("No bots yet: run the deploy_bot playbook.")
         return
-    shown = table("Bot", "Telegram", "Plan", "Address", "Owner", "Balance", "State")
+    shown = table(
+        *("Bot", "Telegram", "Plan", "Address", "Owner", "Balance", "State"),
+        *("CPU", "RAM", "RPS", "Last seen"),
+    )
     for bot in bots:
         state = (
             "[red]suspended[/]"
@@ -164,6 +207,7 @@ def _table(bots: list[dict[str, Any]]) -> None:
         shown.add_row(
             *(bot["label"], f"@{bot['telegram_username']}", bot["plan"], bot["address"], _owner(bot)),
             *(_money(bot["account"]), state),
+            *cells(used.get(bot["id"])),
         )
     show_table(shown)
 
@@ -241,7 +285,8 @@ def live(machine: Machine, as_json: bool, timeout: float, check: bool) -> None:
     """
     request = stdin(LiveRequest)
     result = verbs.go_live(
-        machine.changing, machine.engine, machine.systemctl, machine.ledger, request, timeout, now(), check
+        *(machine.changing, machine.engine, machine.halter, machine.systemctl, machine.ledger),
+        *(request, timeout, now(), check),
     )
     say(result, as_json, summary(result))
 
@@ -305,22 +350,38 @@ def release(machine: Machine, as_json: bool) -> None:
 
 @main.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--keep-data/--purge", help="Leave its disk, for a later deploy of its token; purge if not given."
+)
 @click.argument("bot")
 @verb
-def destroy(machine: Machine, as_json: bool, bot: str, yes: bool) -> None:
-    """Remove BOT (id or name) with all its data. There is no way back.
+def destroy(machine: Machine, as_json: bool, bot: str, yes: bool, keep_data: bool) -> None:
+    """Remove BOT (id or name) with all its data; there is no way back, unless you keep the data.
 
     \b
     Example: clawctl destroy support-bot
+             clawctl destroy --keep-data support-bot      deploying its token again brings it back
+             clawctl destroy --purge support-bot          removes kept data too
     """
     if not yes:
-        click.confirm(f"Remove {bot} and everything it remembers?", abort=True, err=True)
+        what = "but keep its data" if keep_data else "and everything it remembers"
+        click.confirm(f"Remove {bot} {what}?", abort=True, err=True)
     with machine.changing() as registry, machine.engine() as engine:
-        result = verbs.destroy(registry, machine.homes, engine, bot)
-    advice = (
+        result = verbs.destroy(registry, machine.homes, engine, machine.ledger, bot, now(), keep_data)
+    say(result, as_json, _farewell(bot, result))
+
+
+def _farewell(bot: str, result: dict[str, Any]) -> str:
+    lines = [f"Removed {bot}, its data is {result['data']}."]
+    if statement := result["statement"]:
+        balance, spent = format_dollars(statement["balance"]), format_dollars(statement["spent"])
+        lines.append(f"Its account: {balance} left, {spent} spent on {statement['calls']} calls.")
+    else:
+        lines.append("Its account: unknown, it has none or the LLM gateway does not answer.")
+    lines.append(
         f"Its token still works elsewhere: revoke it (@BotFather, /revoke, @{result['telegram_username']})."
     )
-    say(result, as_json, f"Removed {bot}. {advice}")
+    return "\n".join(lines)
 
 
 @main.group(name="claims")

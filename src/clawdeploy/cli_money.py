@@ -5,13 +5,13 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 import msgspec
 
-from clawdeploy.clitools import Machine, check_option, say, show_table, summary, table, verb
+from clawdeploy.clitools import Machine, Moment, check_option, say, show_table, summary, table, verb
 from clawdeploy.errors import ClawError
 from clawdeploy.ledger_client import Call, Opening
 from clawdeploy.money import SpendLimit, format_dollars, parse_dollars
@@ -25,24 +25,6 @@ _CSV_COLUMNS = (
     "settled_by",
     "generation",
 )
-_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
-
-
-class _Moment(click.ParamType[float]):
-    """A point in time: a date or time of ISO 8601 (UTC unless it says otherwise), or how long ago."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        if value[:-1].isdecimal() and value[-1] in _UNITS:
-            return time.time() - timedelta(**{_UNITS[value[-1]]: int(value[:-1])}).total_seconds()
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a date such as 2026-11-01 nor a span such as 12h, 7d or 4w")
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _diff(changed: bool, name: str, before: str, after: str) -> dict[str, Any]:
@@ -136,8 +118,8 @@ def spend_limit(machine: Machine, as_json: bool, bot: str, limit: str, check: bo
 
 
 @click.command()
-@click.option("--since", type=_Moment(), default="30d", show_default=True, help="A date, or 12h, 7d, 4w ago.")
-@click.option("--until", type=_Moment(), default=None, help="A date, or 12h, 7d, 4w ago; now if not given.")
+@click.option("--since", type=Moment(), default="30d", show_default=True, help="A date, or 12h, 7d, 4w ago.")
+@click.option("--until", type=Moment(), default=None, help="A date, or 12h, 7d, 4w ago; now if not given.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print every call as a line of CSV.")
 @click.argument("bot")
 @verb

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -24,16 +25,24 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from clawdeploy.engine import Engine
+    from clawdeploy.halter import Halter
 
 Request = TypeVar("Request")
 
 _PIPE_WIDTH = 160
+_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 def _docker() -> "Engine":
     from clawdeploy.engine import Engine  # the SDK takes longer to import than most verbs to run
 
     return Engine()
+
+
+def _halter() -> "Halter":
+    from clawdeploy.halter import Halter
+
+    return Halter()
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Machine:
     paths: Paths = field(default_factory=Paths)
     systemctl: Callable[..., None] = systemctl
     engine: Callable[[], "Engine"] = _docker
+    halter: Callable[[], "Halter"] = _halter
 
     @property
     def homes(self) -> Homes:
@@ -108,6 +118,23 @@ def stdin(kind: type[Request]) -> Request:
 
 def now() -> int:
     return int(time.time())
+
+
+class Moment(click.ParamType[float]):
+    """A point in time: a date or time of ISO 8601 (UTC unless it says otherwise), or how long ago."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        if value[:-1].isdecimal() and value[-1] in _UNITS:
+            return time.time() - timedelta(**{_UNITS[value[-1]]: int(value[:-1])}).total_seconds()
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a date such as 2026-11-01 nor a span such as 12h, 7d or 4w")
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 check_option = click.option("--check", is_flag=True, help="Only say what would change.")

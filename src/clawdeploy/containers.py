@@ -16,7 +16,14 @@ from clawdeploy.money import SpendLimit, parse_dollars
 if TYPE_CHECKING:
     from clawdeploy.engine import ContainerState
 
+# Docker's words for a container whose processes exist, or that it is about to start again.
+ALIVE = ("running", "paused", "restarting")
+
 Action = Literal["create", "replace", "restart", "start", "keep"]
+
+
+def container_name(bot_id: str) -> str:
+    return f"clawdeploy-{bot_id}"
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -42,7 +42,6 @@ def render(bots: Sequence[Bot], internal_tokens: Mapping[str, str], host: Host) 
             "inject.map",
             "plans.map",
             "body_limits.map",
-            "flags.map",
         )
     }
     for bot in bots:
@@ -56,9 +55,12 @@ def render(bots: Sequence[Bot], internal_tokens: Mapping[str, str], host: Host) 
             maps["inject.map"][bot.id] = internal_tokens[bot.id]
         maps["plans.map"][bot.id] = bot.plan
         maps["body_limits.map"][bot.id] = str(bot.edge.body_limit)
-        if bot.suspended:
-            maps["flags.map"][bot.id] = "suspended"
-    return maps
+    return maps | render_flags(bots)
+
+
+def render_flags(bots: Sequence[Bot]) -> dict[str, Map]:
+    """The one map that a suspension changes."""
+    return {"flags.map": {bot.id: "suspended" for bot in bots if bot.suspended}}
 
 
 def render_llm_keys(bots: Sequence[Bot], host: Host) -> str:
@@ -146,6 +148,17 @@ class HAProxy:
             )
         return sorted((key, value) for _, key, value in lines)
 
+    def table(self, name: str) -> dict[str, dict[str, int]]:
+        """A stick table: key -> its numbers (exp: ms until it is forgotten; rates: over their own window)."""
+        rows = {}
+        for line in self._ask(f"show table {name}").splitlines():
+            # "0x…: key=… use=0 exp=3599000 … http_req_rate(10000)=3"
+            fields = dict(part.split("=", 1) for part in line.split() if "=" in part)
+            if line.startswith("0x") and "key" in fields:
+                key = fields.pop("key")
+                rows[key] = {field.partition("(")[0]: int(value) for field, value in fields.items()}
+        return rows
+
     def swap(self, path: Path, entries: Map) -> None:
         """Replace a map in memory, in one step for every request."""
         version = self._tell(f"prepare map {path}", "New version created:").rpartition(" ")[2]
@@ -176,15 +189,24 @@ def sync(
 ) -> SyncResult:
     """Make the edge and the LLM gateway follow the registry. The caller holds the host's lock.
 
-    Files first, then HAProxy's memory, which is compared too: a run that died between the two is made good by
-    the next one. A stopped HAProxy is fine, it reads the files when it starts. ClawError if the host is not
-    prepared or HAProxy refuses.
+    ClawError if the host is not prepared or HAProxy refuses.
     """
     result = SyncResult()
+    sync_maps(paths, render(bots, internal_tokens, host), result, check)
+    sync_llm_keys(paths, host, bots, result, check)
+    return result
+
+
+def sync_maps(paths: Paths, maps: Mapping[str, Map], result: SyncResult, check: bool = False) -> None:
+    """Put these maps in place and leave any other as it is.
+
+    Files first, then HAProxy's memory, which is compared too: a run that died between the two is made good by
+    the next one. A stopped HAProxy is fine, it reads the files when it starts.
+    """
     haproxy = HAProxy(paths.haproxy_socket)
     running = haproxy.running()
     group = _group(paths.maps_group)
-    for name, entries in render(bots, internal_tokens, host).items():
+    for name, entries in maps.items():
         path, text = paths.maps / name, map_text(entries)
         old = _read(path)
         stale = running and haproxy.entries(path) != sorted(entries.items())
@@ -193,16 +215,23 @@ def sync(
         result.note(name, None if old is None else old.count("\n"), len(entries))
         if check:
             continue
-        if old != text:
-            _write(path, text, group)
-        if stale:
-            haproxy.swap(path, entries)
+        try:
+            if old != text:
+                _write(path, text, group)
+        finally:  # a full disk must not keep a flag from working
+            if stale:
+                haproxy.swap(path, entries)
+
+
+def sync_llm_keys(
+    paths: Paths, host: Host, bots: Sequence[Bot], result: SyncResult, check: bool = False
+) -> None:
+    """Put the LLM gateway's keys in place; it looks at the file again before each call."""
     keys, old_keys = render_llm_keys(bots, host), _read(paths.llm_keys)
     if keys != old_keys:
         result.note(paths.llm_keys.name, None if old_keys is None else old_keys.count("\n"), keys.count("\n"))
         if not check:
             _write(paths.llm_keys, keys, _group(paths.llm_group))
-    return result
 
 
 def _read(path: Path) -> str | None:

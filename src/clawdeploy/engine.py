@@ -3,16 +3,20 @@
 What a container should be is said by the ``bot`` role, as a ContainerSpec.
 """
 
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import NOT_FOUND
 from typing import Any
 
 import docker
-from docker.errors import DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from docker.types import IPAMConfig, IPAMPool, Mount, Ulimit
 from docker.utils import version_gte
+from requests import RequestException
 
-from clawdeploy.containers import ContainerSpec, NetworkSpec
+from clawdeploy.containers import ALIVE, ContainerSpec, NetworkSpec, container_name
 from clawdeploy.errors import ClawError
 
 LABEL_BOT = "clawdeploy.bot"
@@ -20,10 +24,6 @@ LABEL_SPEC = "clawdeploy.spec"
 _STOP_SECONDS = 10
 # Docker 25 brought health checks' start_interval (https://docs.docker.com/reference/api/engine/version-history/).
 _START_INTERVAL_API = "1.44"
-
-
-def container_name(bot_id: str) -> str:
-    return f"clawdeploy-{bot_id}"
 
 
 network_name = container_name  # one network per bot, of the same name
@@ -34,13 +34,14 @@ class ContainerState:
     """state: Docker's word (created, running, exited, …); status: its sentence, as ``docker ps`` shows it.
 
     checked_early: the engine runs the first health check within a second, not after a whole interval.
-    spec: hash of the specification it was made from.
+    spec: hash of the specification it was made from; container: Docker's own id.
     """
 
     state: str
     status: str
     checked_early: bool = False
     spec: str = ""
+    container: str = ""
 
     @property
     def running(self) -> bool:
@@ -52,6 +53,21 @@ class ContainerState:
     def dead(self) -> bool:
         """Down, and the engine will not bring it back by itself."""
         return self.state in ("exited", "dead", "created", "removing")
+
+    @property
+    def alive(self) -> bool:
+        """Its processes exist, or the engine is about to start them again."""
+        return self.state in ALIVE
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of this host; size is bytes, what it shares with others included."""
+
+    id: str
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    size: int
 
 
 class Engine:
@@ -77,7 +93,8 @@ class Engine:
             raise _down(error) from None
         return {
             entry["Labels"][LABEL_BOT]: ContainerState(
-                entry["State"], entry["Status"], self._checks_early, entry["Labels"].get(LABEL_SPEC, "")
+                *(entry["State"], entry["Status"], self._checks_early),
+                *(entry["Labels"].get(LABEL_SPEC, ""), entry["Id"]),
             )
             for entry in listed
         }
@@ -99,6 +116,36 @@ class Engine:
             pins |= {digest: digest for digest in digests}
         return pins
 
+    def unused_images(self) -> list[Image]:
+        """The images that no container was made from, running or not."""
+        api = self._docker.api
+        try:
+            listed: list[dict[str, Any]] = api.images()
+            used = {entry["ImageID"] for entry in api.containers(all=True)}
+        except DockerException as error:
+            raise _down(error) from None
+        return [
+            Image(
+                one["Id"], tuple(one.get("RepoTags") or ()), tuple(one.get("RepoDigests") or ()), one["Size"]
+            )
+            for one in listed
+            if one["Id"] not in used
+        ]
+
+    def remove_image(self, image: Image) -> bool:
+        """Remove the image with all its names; False if a container has come to use it meanwhile."""
+        try:
+            for name in (*image.tags, image.id):
+                with suppress(NotFound):
+                    self._docker.api.remove_image(name)
+        except APIError as error:
+            if error.status_code == 409:
+                return False
+            raise _down(error) from None
+        except DockerException as error:
+            raise _down(error) from None
+        return True
+
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
         """Make and start the bot's container, with its network, in place of any it has.
 
@@ -116,13 +163,116 @@ class Engine:
             raise ClawError("container_failed", f"container {name} cannot be started: {error}") from None
 
     def start(self, bot_id: str) -> None:
-        """Start the bot's container as it is; ClawError("container_failed") if it cannot be."""
+        """Start the bot's container as it is, or let it go on if it is paused.
+
+        ClawError("no_container") if there is none, "container_failed" if it cannot be started.
+        """
         try:
-            self._docker.api.start(container_name(bot_id))
+            if self._state(bot_id) == "paused":
+                self._docker.api.unpause(container_name(bot_id))
+            else:
+                self._docker.api.start(container_name(bot_id))
+        except NotFound:
+            raise _no_container(bot_id) from None
         except DockerException as error:
             raise ClawError(
                 "container_failed", f"container {container_name(bot_id)} cannot be started: {error}"
             ) from None
+
+    def _state(self, bot_id: str) -> str:
+        """Docker's word for the state of the bot's container; NotFound if it has none."""
+        return str(self._docker.api.inspect_container(container_name(bot_id))["State"]["Status"])
+
+    def restarts(self, bot_id: str) -> int | None:
+        """How often the engine started the container by itself since people last did; None if it has none."""
+        try:
+            return int(self._docker.api.inspect_container(container_name(bot_id))["RestartCount"])
+        except NotFound:
+            return None
+        except DockerException as error:
+            raise _down(error) from None
+
+    def out_of_memory(self, since: float, until: float) -> Counter[str]:
+        """Bot id -> how often the kernel ended processes of it for want of memory, between two Unix times.
+
+        For a container that ended with them; a living one's control group counts exactly.
+        """
+        wanted = {"label": LABEL_BOT, "type": "container", "event": "oom"}
+        try:
+            found = self._docker.api.events(since=since, until=until, filters=wanted, decode=True)
+            return Counter(event["Actor"]["Attributes"][LABEL_BOT] for event in found)
+        except DockerException as error:
+            raise _down(error) from None
+
+    def set_cpus(self, bot_id: str, cpus: float) -> None:
+        """Give the bot's container so many CPUs from now on, running or not, until it is made anew.
+
+        ClawError("no_container") if there is none.
+        """
+        api = self._docker.api
+        # The SDK's update knows only quotas, which Docker refuses for a container made with NanoCpus.
+        url = f"{api.base_url}/v{api.api_version}/containers/{container_name(bot_id)}/update"
+        try:
+            answer = api.post(url, json={"NanoCpus": round(cpus * 1e9)}, timeout=api.timeout)
+            if answer.status_code == NOT_FOUND:
+                raise _no_container(bot_id)
+            answer.raise_for_status()
+        except RequestException as error:
+            raise _down(error) from None
+
+    def owners(self) -> set[str]:
+        """Ids of all bots that a container or a network here was made for."""
+        try:
+            labelled: list[dict[str, Any]] = [
+                *self._docker.api.containers(all=True, filters={"label": LABEL_BOT}),
+                *self._docker.api.networks(filters={"label": LABEL_BOT}),
+            ]
+        except DockerException as error:
+            raise _down(error) from None
+        return {entry["Labels"][LABEL_BOT] for entry in labelled}
+
+    def log(self, bot_id: str, lines: int, follow: bool = False) -> Iterator[bytes]:
+        """The container's last log lines, as raw pieces; with ``follow`` all later ones too, until it ends.
+
+        ClawError("no_container") if there is none.
+        """
+        try:
+            found = self._docker.containers.get(container_name(bot_id))
+            yield from found.logs(tail=lines, stream=True, follow=follow)
+        except NotFound:
+            raise _no_container(bot_id) from None
+        except DockerException as error:
+            raise _down(error) from None
+
+    def thaw(self, bot_id: str) -> None:
+        """Let a frozen bot go on; one that is not frozen, or is gone, is left alone."""
+        name, api = container_name(bot_id), self._docker.api
+        try:
+            if api.inspect_container(name)["State"]["Status"] == "paused":
+                api.unpause(name)
+        except NotFound:
+            return
+        except DockerException as error:
+            raise _down(error) from None
+
+    def fetch(self, reference: str) -> None:
+        """Make sure that the host has the image of that pinned reference.
+
+        ClawError("image_missing") if it has not and no registry gives it.
+        """
+        if reference in self.images():
+            return
+        reason = "and it comes from no registry"
+        if "@" in reference:
+            try:
+                self._docker.images.pull(reference)
+            except DockerException as error:
+                reason = f"and cannot be pulled ({error})"
+            else:
+                return
+        raise ClawError(
+            "image_missing", f"image {reference} is not on this host {reason}: bring it with `docker load`."
+        )
 
     @property
     def _checks_early(self) -> bool:
@@ -204,9 +354,16 @@ class Engine:
         try:
             self._docker.containers.get(container_name(bot_id)).restart(timeout=_STOP_SECONDS)
         except NotFound:
-            raise ClawError(
-                "no_container", f"bot {bot_id} has no container: run deploy_bot for it again."
-            ) from None
+            raise _no_container(bot_id) from None
+        except DockerException as error:
+            raise _down(error) from None
+
+    def stop(self, bot_id: str) -> None:
+        """Let the bot end in its own time, as its container says; none is fine."""
+        try:
+            self._docker.api.stop(container_name(bot_id))
+        except NotFound:
+            pass
         except DockerException as error:
             raise _down(error) from None
 
@@ -218,15 +375,24 @@ class Engine:
             ):
                 with suppress(NotFound):
                     container.remove(force=True, v=True)
-            for network in self._docker.networks.list(names=[network_name(bot_id)]):
-                if network.name == network_name(bot_id):  # the engine's filter matches parts of a name
-                    with suppress(NotFound):
-                        network.remove()
+            named = [  # the engine's filter matches parts of a name
+                network
+                for network in self._docker.networks.list(names=[network_name(bot_id)])
+                if network.name == network_name(bot_id)
+            ]
+            labelled = self._docker.networks.list(filters={"label": f"{LABEL_BOT}={bot_id}"})
+            for network in (*named, *labelled):
+                with suppress(NotFound):
+                    network.remove()
         except DockerException as error:
             raise _down(error) from None
 
 
-def _down(error: DockerException) -> ClawError:
+def _no_container(bot_id: str) -> ClawError:
+    return ClawError("no_container", f"bot {bot_id} has no container: run deploy_bot for it again.")
+
+
+def _down(error: Exception) -> ClawError:
     return ClawError(
         "engine_down", f"Docker did not do what was asked ({error}): see `systemctl status docker`."
     )

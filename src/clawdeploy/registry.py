@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from clawdeploy import allocation, claims
+from clawdeploy import allocation, claims, events, rollbacks
 from clawdeploy.errors import ClawError
 from clawdeploy.host import Host, Paths, free_bytes
-from clawdeploy.models import Bot, BotRequest, BotSecrets, DeclareRequest, Running, is_dns_label
+from clawdeploy.models import Bot, BotRequest, BotSecrets, DeclareRequest, Kept, Running, is_dns_label
 from clawdeploy.secret_files import load_secrets, remove_secrets, save_secrets
 from clawdeploy.store import RegistryStore
 from clawdeploy.tokens import new_bot_id, new_gateway_token, new_internal_token, new_llm_key, sha256_hex
@@ -122,6 +122,20 @@ def _review_duplicates(request: DeclareRequest) -> Iterator[Problem]:
             yield "name_twice", f"bot_name {name!r} appears {count} times in this batch."
 
 
+def _review_kept(request: DeclareRequest, kept: Sequence[Kept]) -> list[Problem]:
+    """A disk is of use only to the agent that wrote it."""
+    agents = {wanted.telegram_id: wanted.agent for wanted in request.bots}
+    return [
+        (
+            "agent_change",
+            f"the kept data of @{one.telegram_username} is {one.agent}'s, not {agents[one.telegram_id]}'s: "
+            f"remove it first (`clawctl destroy --purge {one.id}`).",
+        )
+        for one in kept
+        if agents.get(one.telegram_id, one.agent) != one.agent
+    ]
+
+
 def _review_room(
     request: DeclareRequest, known: Mapping[int, Bot], host: Host, free: int
 ) -> Iterator[Problem]:
@@ -225,18 +239,27 @@ def decide(
     taken: set[str],
     run_id: str,
     now: int,
+    left: Kept | None = None,
 ) -> Decision:
     """Work out one bot: its row, secrets, gateway token and claim. Draws random values, stores nothing.
 
-    slot and taken (ids and names in use) matter for a new bot only.
+    slot, taken (ids and names in use) and left (what was kept of it) matter for a new bot only.
     """
     notes: list[str] = []
     after = _row(wanted, bot, slot, taken, run_id, now)
+    if bot is None and left is not None:
+        after = _restored(after, left, taken)
+        notes.append("data restored")
 
     kept = secrets or BotSecrets("", new_llm_key(), new_internal_token())
-    current = msgspec.structs.replace(kept, telegram_token=wanted.telegram_token)
-    if bot is not None and current != secrets:
-        notes.append("secrets renewed" if secrets is None else "telegram token replaced")
+    current = msgspec.structs.replace(
+        kept,
+        telegram_token=wanted.telegram_token,
+        bot_env=kept.bot_env if wanted.bot_env is None else wanted.bot_env,
+        bot_config=kept.bot_config if wanted.bot_config is None else wanted.bot_config,
+    )
+    if bot is not None:
+        notes += ["secrets renewed"] if secrets is None else _replaced(secrets, current)
     after = msgspec.structs.replace(after, llm_key_hash=sha256_hex(current.llm_key))
 
     # A token that was never shown is of no use to anyone: an unfinished deploy gets another one.
@@ -270,6 +293,22 @@ def decide(
         code=code,
         notes=notes,
     )
+
+
+def _replaced(before: BotSecrets, after: BotSecrets) -> list[str]:
+    """Which of the secrets are others now, in words without them."""
+    return [
+        f"{name.replace('telegram_', 'telegram ')} replaced"
+        for name in ("telegram_token", "bot_env", "bot_config")
+        if getattr(before, name) != getattr(after, name)
+    ]
+
+
+def _restored(new: Bot, kept: Kept, taken: set[str]) -> Bot:
+    """A new row for a bot that was here before: same id, so that disk and account are its own again."""
+    name = kept.name if kept.name not in taken else None
+    owner = new.owner if new.owner or new.open_to_all else kept.owner
+    return msgspec.structs.replace(new, id=kept.id, name=new.name or name, owner=owner)
 
 
 def _row(wanted: BotRequest, bot: Bot | None, slot: int, taken: set[str], run_id: str, now: int) -> Bot:
@@ -361,6 +400,8 @@ def _declared(decision: Decision, host: Host, check: bool) -> dict[str, Any]:
         "gateway_token": None if check else decision.gateway_token,
         "llm_key": decision.secrets.llm_key,
         "internal_token": decision.secrets.internal_token,
+        "bot_env": decision.secrets.bot_env,
+        "bot_config": decision.secrets.bot_config,
         "claim": {
             "state": decision.claim_state,
             "code": code,
@@ -401,6 +442,30 @@ class Registry:
         found = ((bot.id, load_secrets(self.paths, bot.id)) for bot in self.bots())
         return {bot_id: secrets.internal_token for bot_id, secrets in found if secrets is not None}
 
+    def recall(self) -> list[dict[str, Any]]:
+        """All bots with what the role needs to shape them anew, secrets included; ``reason`` tells why one
+        cannot be shaped now, and is empty for the others.
+        """
+        return [self._recalled(bot) for bot in self.bots()]
+
+    def _recalled(self, bot: Bot) -> dict[str, Any]:
+        secrets, reason = load_secrets(self.paths, bot.id), ""
+        if bot.suspended:
+            reason = "suspended: resume it, then start the upgrade again"
+        elif bot.state != "active":
+            reason = "its last deploy has not ended: deploy it again"
+        elif secrets is None:
+            reason = "its secrets are lost: deploy it again with its token"
+        elif bot.plan not in self.host.plans:
+            reason = f"this host has no plan {bot.plan!r} any more: deploy it with another one"
+        known = {} if reason or secrets is None else msgspec.to_builtins(secrets)
+        token = known.pop("telegram_token", "")
+        return {
+            **describe(bot, self.host),
+            **{"bot_env": {}, "bot_config": {}, "token": token, "reason": reason},
+            **known,
+        }
+
     def declare(self, request: DeclareRequest, now: int, check: bool = False) -> dict[str, Any]:
         """Make the registry hold these bots, leased to this run; all of them or, with a ClawError, none.
 
@@ -410,6 +475,7 @@ class Registry:
         problems = review(
             request, bots, self.host, self.store.certificate_names(), free_bytes(self.paths), now
         )
+        problems += _review_kept(request, self.store.kept())
         if problems:
             raise ClawError.several(problems)
         decisions = self._decide(request, bots, now)
@@ -427,14 +493,19 @@ class Registry:
 
     def _decide(self, request: DeclareRequest, bots: Sequence[Bot], now: int) -> list[Decision]:
         known = {bot.telegram_id: bot for bot in bots}
+        kept = {one.telegram_id: one for one in self.store.kept()}
         taken = (
-            {bot.id for bot in bots} | {bot.label for bot in bots} | {b.name for b in request.bots if b.name}
+            {bot.id for bot in bots}
+            | {bot.label for bot in bots}
+            | {b.name for b in request.bots if b.name}
+            | {one.id for one in kept.values()}
         )
-        added = [wanted for wanted in request.bots if wanted.telegram_id not in known]
-        slots = dict(
+        added = [wanted for wanted in request.bots if wanted.telegram_id not in known | kept]
+        occupied = {bot.slot for bot in bots} | {one.slot for one in kept.values()}
+        slots = {telegram_id: one.slot for telegram_id, one in kept.items()} | dict(
             zip(
                 (wanted.telegram_id for wanted in added),
-                allocation.lowest_free({bot.slot for bot in bots}, len(added)),
+                allocation.lowest_free(occupied, len(added)),
                 strict=True,
             )
         )
@@ -450,6 +521,7 @@ class Registry:
                 taken,
                 request.run_id,
                 now,
+                kept.get(wanted.telegram_id),
             )
             allocation.place(
                 decision.after.slot, self.host
@@ -473,6 +545,7 @@ class Registry:
     def _store(self, decision: Decision, now: int) -> None:
         bot = decision.after
         self.store.put(bot)
+        self.store.remove_kept(bot.id)
         if self.host.base_domain:
             self.store.add_certificate_name(f"{bot.label}.{self.host.base_domain}", now)
         if decision.secrets_changed:
@@ -516,6 +589,8 @@ class Registry:
                 self.store.put(after)
                 if _settled(bot) != after:
                     changed.append(bot.id)
+                    details = {"image": after.image, "image_digest": after.image_digest, "plan": after.plan}
+                    events.record(self.store, "deployed", after, f"{after.label} deployed", details)
         return {"changed": bool(changed), "bots": changed}
 
     def release(self, run_id: str) -> dict[str, Any]:
@@ -529,10 +604,17 @@ class Registry:
     def set_owner(self, bot_id: str, owner: str, config_hash: str) -> None:
         """Record who claimed the bot and the configuration that follows from it."""
         bot = self.find(bot_id)
-        self.store.put(msgspec.structs.replace(bot, owner=owner, config_hash=config_hash))
+        with self.store.transaction():
+            self.store.put(msgspec.structs.replace(bot, owner=owner, config_hash=config_hash))
+            if bot.owner != owner:
+                events.record(self.store, "claimed", bot, f"{bot.label} claimed by Telegram user {owner}")
 
-    def forget(self, bot_id: str) -> None:
-        """Drop the bot's row, secrets and claim; its slot can then be given to another bot."""
+    def forget(self, bot_id: str, kept: Kept | None = None) -> None:
+        """Drop the bot's row, secrets and claim; unless it is kept, another bot can then have its slot."""
         remove_secrets(self.paths, bot_id)
         claims.remove_claim(self.paths, bot_id)
-        self.store.remove(bot_id)
+        rollbacks.remove(self.paths, bot_id)
+        with self.store.transaction():
+            self.store.remove(bot_id)
+            if kept is not None:
+                self.store.put_kept(kept)

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clawdeploy import claims, edge
+from clawdeploy import claims, edge, events, rollbacks, suspension
 from clawdeploy.allocation import place
 from clawdeploy.containers import Action, LiveBot, LiveRequest, next_action
 from clawdeploy.errors import ClawError
 from clawdeploy.ledger_client import Account, LedgerClient
-from clawdeploy.models import Bot, Running
+from clawdeploy.models import Bot, Kept, Running
 from clawdeploy.money import format_dollars
 from clawdeploy.registry import Registry
 from clawdeploy.storage import HomeRequest, Homes, HomesRequest, with_claim_state
 
 if TYPE_CHECKING:
     from clawdeploy.engine import Engine
+    from clawdeploy.halter import Halter
     from clawdeploy.health import Health
 
 CLAIMS_UNIT = "clawdeploy-claims.service"
@@ -88,6 +89,7 @@ def _prepare_claim(registry: Registry, home: HomeRequest, check: bool) -> list[s
 def go_live(
     changing: Callable[[], AbstractContextManager[Registry]],
     engine: Callable[[], "Engine"],
+    halter: Callable[[], "Halter"],
     systemctl: Callable[..., None],
     ledger: LedgerClient,
     request: LiveRequest,
@@ -111,7 +113,15 @@ def go_live(
     if not check:
         _act_on_all(engine, actions)
     with changing() as registry:
+        if not check:
+            _remember_containers(registry, request)
+            for bot, action in actions:
+                if action != "keep":  # what was before its last upgrade is of no use any more
+                    rollbacks.remove(registry.paths, bot.id)
         synced = sync(registry, systemctl, now, check)
+        if not check:  # whoever was suspended while Docker was at work
+            suspension.enforce(registry, halter, [bot.id for bot, action in actions if action != "keep"])
+        rows = {bot.id: bot for bot in registry.bots()} if not check else rows
     touched = [(bot.id, action) for bot, action in actions if action != "keep"]
     opened = [account for account in accounts if account.changed]
     result = {
@@ -143,6 +153,15 @@ def go_live(
         "changed": result["changed"] or activated["changed"],
         "bots": [msgspec.to_builtins(health) for health in found],
     }
+
+
+def _remember_containers(registry: Registry, request: LiveRequest) -> None:
+    """So that a container that was removed by hand, or that a suspension left behind, can be made again."""
+    known = {bot.id for bot in registry.bots()}
+    with registry.store.transaction():
+        for bot in request.bots:
+            if bot.id in known:
+                registry.store.put_container(bot.id, bot.container)
 
 
 def _terms(account: Account | None) -> str:
@@ -203,14 +222,75 @@ def sync(registry: Registry, systemctl: Callable[..., None], now: int, check: bo
     }
 
 
-def destroy(registry: Registry, homes: Homes, engine: "Engine", reference: str) -> dict[str, Any]:
-    """Remove a bot and all its data. The row goes last: until then its address and uid belong to nobody else,
-    and an attempt that was interrupted can be repeated.
+def destroy(
+    registry: Registry,
+    homes: Homes,
+    engine: "Engine",
+    ledger: LedgerClient,
+    reference: str,
+    now: int,
+    keep_data: bool = False,
+) -> dict[str, Any]:
+    """Remove a bot and all its data; with ``keep_data`` all but its disk, for a later deploy of its token.
+
+    The row goes last: until then its address and uid belong to nobody else, and an attempt that was
+    interrupted can be repeated. ``statement`` of the answer is the bot's account as the ledger has it, None
+    if it has none or nobody answers.
     """
+    kept = next((one for one in registry.store.kept() if reference in (one.id, one.name)), None)
+    if kept is not None and not any(reference in (bot.id, bot.name) for bot in registry.bots()):
+        return _purge(registry, homes, ledger, kept, keep_data)
     bot = registry.find(reference)
+    statement = _statement(ledger, bot.id)
     others = [other for other in registry.bots() if other.id != bot.id]
     edge.sync(registry.paths, registry.host, others, registry.internal_tokens())
     engine.remove(bot.id)
-    homes.remove(bot.id)
-    registry.forget(bot.id)
-    return {"changed": True, "id": bot.id, "name": bot.name, "telegram_username": bot.telegram_username}
+    if keep_data:
+        homes.put_away(bot.id)
+    else:
+        homes.remove(bot.id)
+    registry.forget(bot.id, _kept(bot, now) if keep_data else None)
+    said = f"{bot.label} destroyed, " + ("its data kept" if keep_data else "with all its data")
+    events.record(registry.store, "destroyed", bot, said, {"kept": keep_data, "statement": statement})
+    return {
+        "changed": True,
+        "id": bot.id,
+        "name": bot.name,
+        "telegram_username": bot.telegram_username,
+        "data": "kept" if keep_data else "gone",
+        "statement": statement,
+    }
+
+
+def _purge(
+    registry: Registry, homes: Homes, ledger: LedgerClient, kept: Kept, keep_data: bool
+) -> dict[str, Any]:
+    """Remove what an earlier ``keep_data`` has left."""
+    statement = _statement(ledger, kept.id)
+    if not keep_data:
+        homes.remove(kept.id)
+        with registry.store.transaction():
+            registry.store.remove_kept(kept.id)
+            said = f"kept data of {kept.label} destroyed"
+            details = {"id": kept.id, "label": kept.label, "statement": statement}
+            events.record(registry.store, "destroyed", None, said, details)
+    return {
+        "changed": not keep_data,
+        "id": kept.id,
+        "name": kept.name,
+        "telegram_username": kept.telegram_username,
+        "data": "kept" if keep_data else "gone",
+        "statement": statement,
+    }
+
+
+def _kept(bot: Bot, now: int) -> Kept:
+    shared = {name: getattr(bot, name) for name in Kept.__struct_fields__ if name != "kept_at"}
+    return Kept(**shared, kept_at=now)
+
+
+def _statement(ledger: LedgerClient, bot_id: str) -> dict[str, Any] | None:
+    try:
+        return ledger.account(bot_id).as_json()
+    except ClawError:  # no account, or nobody to ask: no reason to let a bot live
+        return None

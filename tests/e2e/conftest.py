@@ -125,8 +125,10 @@ def footprint(vps: lab.Vps) -> dict[str, Any]:
     """Everything of bots that is on the VPS: what a refused deploy must leave as it is."""
     label = "--filter label=clawdeploy.bot"
     places = " ".join(f"/var/lib/clawdeploy/{folder}" for folder in ("bots", "claims", "disks", "secrets"))
+    # What they use changes all the time.
+    bots = [bot | {"usage": None} for bot in clawctl(vps, "list")["bots"]]
     return {
-        "bots": clawctl(vps, "list"),
+        "bots": bots,
         "docker": sorted(vps.ssh(f"docker ps -aq {label}; docker network ls -q {label}").stdout.split()),
         "files": sorted(vps.ssh(f"find {places} -maxdepth 1").stdout.split()),
         "maps": vps.ssh("sha256sum /etc/haproxy/maps/*").stdout,

@@ -378,10 +378,14 @@ async def whole(
 ) -> web.StreamResponse:
     """A chat answered in one piece."""
     state = request.app[STATE]
-    await asyncio.sleep(state.first)
     answer, reason, usage, cost = completion(body)
     if failure and failure.kind == "dear":
         cost = dearer(usage, cost)
+    try:
+        await asyncio.sleep(state.first)
+    except asyncio.CancelledError:  # the caller went away
+        settle(state, key, body, identity, usage, cost, "cancelled")
+        raise
     if failure and failure.kind == "cut":
         settle(state, key, body, identity, usage, cost, "cancelled")
         if request.transport is not None:
@@ -476,9 +480,11 @@ async def stream(
                 await send(choices=[], **told)
             await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
-    except ConnectionResetError:
+    except (ConnectionResetError, asyncio.CancelledError) as gone:
         # The caller went away: charged all the same, as by providers that cannot cancel.
         settle(state, key, body, identity, usage, cost, "cancelled")
+        if isinstance(gone, asyncio.CancelledError):
+            raise
     return response
 
 

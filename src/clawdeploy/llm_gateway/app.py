@@ -138,9 +138,13 @@ class Gateway:
             raise self._too_large()
         with self._slot(bot):
             try:
-                chat = Chat(await request.read())
+                async with asyncio.timeout(self._config.read_timeout):
+                    body = await request.read()
             except web.HTTPRequestEntityTooLarge:
                 raise self._too_large() from None
+            except TimeoutError:
+                raise RefusedError(408, "The request did not arrive in time.") from None
+            chat = Chat(body)
             try:
                 await self._keep_rate(bot)
                 price = self._price()
@@ -297,17 +301,16 @@ class Gateway:
         there = True
         try:
             async with asyncio.timeout(self._config.call_timeout) as patience:
-                await response.prepare(request)
+                there = await _arrives(response.prepare(request))
+                self._hurry(patience, there)
                 while piece := await _next_piece(answer):
                     reader.feed(piece)
                     if answer.content.at_eof():
                         bill.read(reader)  # before the bot has the last word, and asks again
                     if there:
                         request[_REQUEST].bytes_sent += len(piece)
-                        there = await _written(response, piece)
-                        if not there:
-                            soon = asyncio.get_running_loop().time() + self._config.drain_timeout
-                            patience.reschedule(min(soon, patience.when() or soon))
+                        there = await _arrives(response.write(piece))
+                        self._hurry(patience, there)
         except TimeoutError:
             raise _UpstreamLostError("call_timeout" if there else "drain_timeout") from None
         finally:
@@ -317,11 +320,17 @@ class Gateway:
             await response.write_eof()
         return response
 
+    def _hurry(self, patience: asyncio.Timeout, there: bool) -> None:
+        """Without the bot, the rest of the answer gets less time."""
+        if not there:
+            soon = asyncio.get_running_loop().time() + self._config.drain_timeout
+            patience.reschedule(min(soon, patience.when() or soon))
 
-async def _written(response: web.StreamResponse, piece: bytes) -> bool:
+
+async def _arrives(sending: Awaitable[object]) -> bool:
     """Whether the bot is still there to get it."""
     try:
-        await response.write(piece)
+        await sending
     except ConnectionResetError:
         return False
     return True

@@ -57,7 +57,7 @@ class KeyFile:
     def _refresh(self) -> None:
         state: tuple[int, int, int] | str
         try:
-            state = _signature(self._path.stat())
+            state = _signature(os.stat(self._path))  # noqa: PTH116 # half the time of Path's, in every call
             if state == self._seen:
                 return
             with self._path.open("rb") as file:

@@ -19,8 +19,10 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Operation = Callable[[LedgerStore], Any]
+_Batch = list[tuple[Operation, "asyncio.Future[Any]"]]
 
-_MOST_AT_ONCE = 256  # operations in one transaction: bounds how long the first one waits for the last
+# A transaction with so many operations takes no more: bounds how long the first one waits for the last.
+_MOST_AT_ONCE = 256
 
 
 class LedgerUnavailableError(Exception):
@@ -33,7 +35,8 @@ class Ledger:
     def __init__(self, open_store: Callable[[], LedgerStore]) -> None:
         """``open_store`` is called in the writing thread, to which SQLite's connection then belongs."""
         self._open_store = open_store
-        self._queue: SimpleQueue[tuple[Operation, asyncio.Future[Any]] | None] = SimpleQueue()
+        self._asked: _Batch = []
+        self._queue: SimpleQueue[_Batch] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._write, name="ledger")
 
@@ -44,7 +47,8 @@ class Ledger:
 
     async def close(self) -> None:
         """Finish everything that was asked for."""
-        self._queue.put(None)
+        self._hand_over()
+        self._queue.put([])
         await asyncio.to_thread(self._thread.join)
 
     async def run(self, operation: Callable[[LedgerStore], Result]) -> Result:
@@ -57,8 +61,16 @@ class Ledger:
     def begin(self, operation: Callable[[LedgerStore], Result]) -> "asyncio.Future[Result]":
         """Like ``run``, for those who need not wait: the operation's place in the order is taken now."""
         future: asyncio.Future[Result] = self._loop.create_future()
-        self._queue.put((operation, future))
+        if not self._asked:
+            # In the loop's next turn: waking the thread for each operation costs more than the operation.
+            self._loop.call_soon(self._hand_over)
+        self._asked.append((operation, future))
         return future
+
+    def _hand_over(self) -> None:
+        if self._asked:
+            self._queue.put(self._asked)
+            self._asked = []
 
     # --- in the thread ------------------------------------------------------------------------------
 
@@ -73,16 +85,15 @@ class Ledger:
             self._deliver([(future, *outcome) for (_, future), outcome in zip(batch, outcomes, strict=True)])
         store.close()
 
-    def _next_batch(self) -> list[tuple[Operation, "asyncio.Future[Any]"]]:
-        batch = []
-        item = self._queue.get()
-        while item is not None:
-            batch.append(item)
-            if self._queue.empty() or len(batch) == _MOST_AT_ONCE:
-                return batch
-            item = self._queue.get()
-        if batch:
-            self._queue.put(None)  # the end, to be seen again after this batch
+    def _next_batch(self) -> _Batch:
+        """Everything that waits; nothing once the end has come."""
+        batch = self._queue.get()
+        while batch and len(batch) < _MOST_AT_ONCE and not self._queue.empty():
+            more = self._queue.get()
+            if not more:
+                self._queue.put(more)  # the end, to be seen again after this batch
+                break
+            batch += more
         return batch
 
     def _refuse_all(self, error: Exception) -> None:

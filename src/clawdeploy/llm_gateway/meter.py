@@ -85,7 +85,7 @@ class Meter:
         held = await self._ledger.run(lambda store: store.reserve(wanted, now))
         if isinstance(held, Hold):
             self._metrics.holds.inc()
-            return Bill(self, held, now)
+            return Bill(self, held)
         if held.first:
             self._events.tell("balance_used_up", "its next call would cost more than it has left", wanted.bot)
         return held
@@ -101,13 +101,13 @@ class Meter:
         future = self._ledger.begin(lambda store: store.settle(call, outcome, now))
         future.add_done_callback(lambda done: self._settled(call, outcome, done))
 
-    def finish(self, call: int, generation: str | None, started: float) -> None:
-        """The call is over and nobody here knows what it cost. ``started``: Unix seconds."""
+    def finish(self, call: int, generation: str | None, ended: float) -> None:
+        """The call is over and nobody here knows what it cost. ``ended``: Unix seconds, or its start."""
         if generation is None:
             self.settle(call, Outcome("bound"))
             return
         self._ledger.begin(lambda store: store.mark_unknown(call, generation)).add_done_callback(_forget)
-        self._spawn(self._look_up(call, generation, started))
+        self._spawn(self._look_up(call, generation, ended))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -143,8 +143,8 @@ class Meter:
                 await future
         self._settled(call, outcome, future)
 
-    async def _look_up(self, call: int, generation: str, started: float) -> None:
-        last = started + self._delays[-1]
+    async def _look_up(self, call: int, generation: str, ended: float) -> None:
+        last = ended + self._delays[-1]
 
         def stop(state: RetryCallState) -> bool:
             return stop_after_attempt(len(self._delays))(state) or time.time() >= last
@@ -179,10 +179,9 @@ class Meter:
 class Bill:
     """One running call's money. The first word about its cost counts; without any it is unknown."""
 
-    def __init__(self, meter: Meter, hold: Hold, started: float) -> None:
+    def __init__(self, meter: Meter, hold: Hold) -> None:
         self._meter = meter
         self._call = hold.call
-        self._started = started
         self._closed = False
         self.tokens = hold.tokens
         self.generation: str | None = None
@@ -213,7 +212,7 @@ class Bill:
         """The call is over; unless its cost has been told before, it has to be found out."""
         if not self._closed:
             self._closed = True
-            self._meter.finish(self._call, self.generation, self._started)
+            self._meter.finish(self._call, self.generation, time.time())
 
     def _close(self, outcome: Outcome) -> None:
         if not self._closed:

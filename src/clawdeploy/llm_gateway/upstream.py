@@ -52,7 +52,7 @@ class Failure(msgspec.Struct, frozen=True):
     def retry_after(self) -> int | None:
         """Seconds that the answer asks to wait (RFC 9110, 10.2.3; dates are not used there)."""
         wait = self.headers.get(hdrs.RETRY_AFTER, "")
-        return int(wait) if wait.isdecimal() and len(wait) < 7 else None
+        return int(wait) if wait.isascii() and wait.isdecimal() and len(wait) < 7 else None
 
     @property
     def transient(self) -> bool:
@@ -68,8 +68,13 @@ class Upstream:
     def __init__(self, config: Config, api_key: str) -> None:
         """``api_key``: the server's key, sent upstream and nowhere else. Needs a running event loop."""
         self._base = config.base_url.rstrip("/")
-        self._attempts = config.attempts
-        self._key = {hdrs.AUTHORIZATION: f"Bearer {api_key}"}
+        self._retrying = AsyncRetrying(
+            retry=retry_if_result(_transient),
+            wait=_wait,
+            stop=lambda state: _wait(state) > _LONGEST_WAIT or stop_after_attempt(config.attempts)(state),
+            retry_error_callback=_last,
+        )
+        self._key: dict[str, str] = {hdrs.AUTHORIZATION: f"Bearer {api_key}"}
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0, keepalive_timeout=_IDLE_SECONDS
@@ -108,16 +113,18 @@ class Upstream:
         connection stood, and aiohttp.ClientError or TimeoutError when the connection broke after that.
         """
         headers = {**self._key, hdrs.CONTENT_TYPE: "application/json", hdrs.ACCEPT: accept}
-        retrying = AsyncRetrying(
-            retry=retry_if_result(lambda answer: isinstance(answer, Failure) and answer.transient),
-            wait=_wait,
-            stop=lambda state: _wait(state) > _LONGEST_WAIT or stop_after_attempt(self._attempts)(state),
-            retry_error_callback=_last,
-        )
-        answer: aiohttp.ClientResponse | Failure = await retrying(self._ask, body, headers)
-        return answer
+        answer = await self._ask(body, headers)
+        if not _transient(answer):
+            return answer  # the rule; tenacity takes longer than all else that the gateway does for a call
+        tried: list[aiohttp.ClientResponse | Failure] = [answer]
 
-    async def _ask(self, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse | Failure:
+        async def ask_again() -> aiohttp.ClientResponse | Failure:
+            return tried.pop() if tried else await self._ask(body, headers)
+
+        # A copy: it keeps the state of one call.
+        return await self._retrying.copy()(ask_again)
+
+    async def _ask(self, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse | Failure:
         try:
             answer = await self.session.post(
                 f"{self._base}/chat/completions",
@@ -131,6 +138,10 @@ class Upstream:
             return answer
         async with answer:
             return Failure(answer.status, dict(answer.headers), await _start_of(answer))
+
+
+def _transient(answer: aiohttp.ClientResponse | Failure) -> bool:
+    return isinstance(answer, Failure) and answer.transient
 
 
 def _last(state: RetryCallState) -> Any:

@@ -2,16 +2,21 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from clawdeploy.containers import ContainerSpec
 from clawdeploy.errors import ClawError
-from clawdeploy.models import Bot, Edge
+from clawdeploy.events import Event
+from clawdeploy.models import Bot, Edge, Kept, Suspension
 from clawdeploy.store.migrating import apply
 
 _COLUMNS = Bot.__struct_fields__
+_EVENT = ", ".join(Event.__struct_fields__)
+_KEPT = Kept.__struct_fields__
 
 
 class RegistryStore:
@@ -27,6 +32,15 @@ class RegistryStore:
 
     def close(self) -> None:
         self._db.close()
+
+    def copy_to(self, path: Path) -> None:
+        """Make a copy as it is at one moment, whoever writes meanwhile (SQLite's online backup)."""
+        with closing(sqlite3.connect(path)) as target:
+            self._db.backup(target)
+
+    def damage(self) -> list[str]:
+        """What SQLite itself finds wrong with the file; empty if nothing."""
+        return [text for (text,) in self._db.execute("PRAGMA integrity_check") if text != "ok"]
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -55,6 +69,79 @@ class RegistryStore:
 
     def remove(self, bot_id: str) -> None:
         self._db.execute("DELETE FROM bot WHERE id = ?", (bot_id,))
+
+    # --- suspended, kept, containers ---
+
+    def suspensions(self) -> dict[str, Suspension]:
+        """Bot id -> why and since when it is suspended."""
+        rows = self._db.execute("SELECT bot, reason, since FROM suspension")
+        return {row["bot"]: Suspension(row["reason"], row["since"]) for row in rows}
+
+    def suspend(self, bot_id: str, suspension: Suspension) -> None:
+        """Flag the bot, and say why in place of what was said before."""
+        self._db.execute("UPDATE bot SET suspended = 1 WHERE id = ?", (bot_id,))
+        self._db.execute(
+            "INSERT INTO suspension VALUES (?, ?, ?) "
+            "ON CONFLICT (bot) DO UPDATE SET reason = excluded.reason, since = excluded.since",
+            (bot_id, suspension.reason, suspension.since),
+        )
+
+    def resume(self, bot_id: str) -> None:
+        self._db.execute("UPDATE bot SET suspended = 0 WHERE id = ?", (bot_id,))
+        self._db.execute("DELETE FROM suspension WHERE bot = ?", (bot_id,))
+
+    def container(self, bot_id: str) -> ContainerSpec | None:
+        """What the bot's container should be, as its last deploy said; None before its first one."""
+        row = self._db.execute("SELECT spec FROM container WHERE bot = ?", (bot_id,)).fetchone()
+        return msgspec.json.decode(row["spec"], type=ContainerSpec) if row else None
+
+    def put_container(self, bot_id: str, spec: ContainerSpec) -> None:
+        self._db.execute(
+            "INSERT INTO container VALUES (?, ?) ON CONFLICT (bot) DO UPDATE SET spec = excluded.spec",
+            (bot_id, msgspec.json.encode(spec).decode()),
+        )
+
+    def kept(self) -> list[Kept]:
+        """Bots that were destroyed without their data, by id."""
+        return [
+            msgspec.convert(dict(row), Kept) for row in self._db.execute("SELECT * FROM kept ORDER BY id")
+        ]
+
+    def put_kept(self, kept: Kept) -> None:
+        self._db.execute(
+            f"INSERT INTO kept ({', '.join(_KEPT)}) VALUES ({', '.join(':' + c for c in _KEPT)})",  # noqa: S608 # column names are the class's own
+            msgspec.structs.asdict(kept),
+        )
+
+    def remove_kept(self, bot_id: str) -> None:
+        self._db.execute("DELETE FROM kept WHERE id = ?", (bot_id,))
+
+    # --- events ---
+
+    def add_event(
+        self, at: float, bot: str | None, label: str | None, kind: str, message: str, details: dict[str, Any]
+    ) -> None:
+        self._db.execute(
+            "INSERT INTO event (at, bot, label, kind, message, details) VALUES (?, ?, ?, ?, ?, ?)",
+            (at, bot, label, kind, message, msgspec.json.encode(details).decode()),
+        )
+
+    def events(
+        self, reference: str | None = None, since: float = 0, after: int = 0, limit: int = 1000
+    ) -> list[Event]:
+        """The newest ``limit`` events from ``since`` on (Unix seconds), oldest first.
+
+        reference: only those of the bot with that id or label; after: only those with a higher number.
+        """
+        rows = self._db.execute(
+            f"SELECT {_EVENT} FROM event WHERE (?1 IS NULL OR bot = ?1 OR label = ?1) "  # noqa: S608 # column names are the class's own
+            "AND at >= ?2 AND id > ?3 ORDER BY id DESC LIMIT ?4",
+            (reference, since, after, limit),
+        ).fetchall()
+        return [
+            msgspec.convert(dict(row) | {"details": msgspec.json.decode(row["details"])}, Event)
+            for row in reversed(rows)
+        ]
 
     def certificate_names(self) -> dict[str, int]:
         """Host name -> Unix second at which this host first asked for its certificate."""

@@ -8,6 +8,8 @@ from tests import lab
 from tests.customer import TelegramUser
 from tests.e2e.conftest import Bot, clawctl
 
+RECONCILE = "clawdeploy-reconcile.service"
+
 
 def test_no_unit_failed(vps: lab.Vps) -> None:
     assert vps.failed_units() == ""
@@ -17,6 +19,11 @@ def test_every_bot_is_back_and_answers_through_tls(vps: lab.Vps) -> None:
     ids = [bot["id"] for bot in clawctl(vps, "list")["bots"]]
     assert ids
     assert all(bot["healthy"] for bot in clawctl(vps, "wait", "--timeout", "90", *ids)["bots"])
+
+
+def test_the_boot_found_nothing_to_repair(vps: lab.Vps) -> None:
+    assert vps.exec("systemctl", "show", "--property=Result", "--value", RECONCILE).strip() == "success"
+    assert "all is as it should be" in vps.exec("journalctl", "--boot", "--output=cat", "--unit", RECONCILE)
 
 
 def test_every_bot_is_on_its_own_disk(vps: lab.Vps) -> None:

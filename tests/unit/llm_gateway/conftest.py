@@ -7,6 +7,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -16,7 +17,18 @@ from clawdeploy.llm_gateway.__main__ import serving
 from clawdeploy.llm_gateway.config import Config
 from clawdeploy.money import SpendLimit, parse_dollars
 from clawdeploy.store import LedgerStore, migrate_ledger
-from tests.unit.llm_gateway.harness import BOT, MODEL, NEIGHBOUR, SERVER_KEY, Bots, Upstream
+from tests.simulators import openrouter
+from tests.unit.llm_gateway.harness import (
+    BOT,
+    MODEL,
+    NEIGHBOUR,
+    SERVER_KEY,
+    SIMULATED,
+    Bots,
+    Simulator,
+    Upstream,
+    eventually,
+)
 
 
 @pytest_asyncio.fixture
@@ -49,10 +61,10 @@ def settings(tmp_path: Path, upstream: Upstream) -> dict[str, Any]:
         "calls_per_bot": 2,
         "calls_per_minute": 600,
         "max_tokens": 1000,
-        "connect_timeout": 0.5,
-        "read_timeout": 0.5,
+        "connect_timeout": 10.0,
+        "read_timeout": 10.0,
         "drain_timeout": 0.3,
-        "call_timeout": 5.0,
+        "call_timeout": 20.0,
         "stop_timeout": 0.1,
         "attempts": 1,
         "lookup_delays": (0.01, 0.05, 0.2),
@@ -87,8 +99,10 @@ async def start(settings: dict[str, Any]) -> AsyncIterator[Callable[..., Awaitab
         async def start(balance: str = "100", limit: str = "prepaid", **changes: Any) -> Bots:
             config = Config(**settings | changes)
             open_accounts(config.ledger_file, balance, limit)
-            port = await stack.enter_async_context(serving(config, SERVER_KEY))
-            return Bots(config.keys_file, f"http://127.0.0.1:{port}", config.admin_socket)
+            process = AsyncExitStack()
+            port = await process.enter_async_context(serving(config, SERVER_KEY))
+            stack.push_async_callback(process.aclose)
+            return Bots(config.keys_file, f"http://127.0.0.1:{port}", config.admin_socket, process.aclose)
 
         yield start
 
@@ -97,3 +111,32 @@ async def start(settings: dict[str, Any]) -> AsyncIterator[Callable[..., Awaitab
 async def bots(start: Callable[..., Awaitable[Bots]]) -> Bots:
     """The bots of a gateway with the ordinary settings."""
     return await start()
+
+
+@pytest_asyncio.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """The simulator of OpenRouter, which keeps books."""
+    server = TestServer(openrouter.make_app(), host="127.0.0.1")
+    await server.start_server(shutdown_timeout=0.1)
+    async with aiohttp.ClientSession(str(server.make_url("/"))) as session:
+        yield Simulator(str(server.make_url("/api/v1")), session)
+    await server.close()
+
+
+@pytest_asyncio.fixture
+async def billed(
+    start: Callable[..., Awaitable[Bots]], simulator: Simulator
+) -> Callable[..., Awaitable[Bots]]:
+    """Starts a gateway in front of the simulator, and waits until it knows the simulator's prices."""
+
+    async def begin(**changes: Any) -> Bots:
+        ours = {"base_url": simulator.url, "model": SIMULATED, "price": None}
+        bots = await start(**ours | changes)
+
+        async def priced() -> bool:
+            return (await bots.ask("/price"))[0] == 200
+
+        await eventually(priced)
+        return bots
+
+    return begin

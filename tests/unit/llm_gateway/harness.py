@@ -13,6 +13,7 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixe
 from clawdeploy.money import parse_dollars
 
 MODEL = "vendor/fixed-model"
+SIMULATED = "openai/gpt-5-pro"  # a model of the simulator, dear enough for a call to cost something
 SERVER_KEY = "sk-or-v1-server-key-0123456789"
 BOT_KEY = "sk-claw-bot"
 BOT = "botaaaaaaaaa"
@@ -30,7 +31,8 @@ class Upstream:
         self.answer: Answer = self._echo
         self.generations: dict[str, Any] = {}
         self.lookups: list[str] = []
-        self.models: Any = {"data": []}
+        self.look_up: Answer = self._known
+        self.models: Any = {"data": [{"id": MODEL, "pricing": {"prompt": "1", "completion": "1"}}]}
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -38,9 +40,12 @@ class Upstream:
         self.headers.append(dict(request.headers))
         return await self.answer(request)
 
-    async def generation(self, request: web.Request) -> web.Response:
-        """``generations`` by id: what OpenRouter would tell of a call's cost; 404 for others."""
+    async def generation(self, request: web.Request) -> web.StreamResponse:
+        """``look_up``; if that is not scripted: ``generations`` by id, and 404 for others."""
         self.lookups.append(request.query["id"])
+        return await self.look_up(request)
+
+    async def _known(self, request: web.Request) -> web.StreamResponse:
         found = self.generations.get(request.query["id"])
         return web.json_response({"data": found} if found else {}, status=200 if found else 404)
 
@@ -60,10 +65,66 @@ class Upstream:
         self.answer = answer
 
 
+class Simulator:
+    """The simulator of OpenRouter, and its books."""
+
+    def __init__(self, url: str, control: aiohttp.ClientSession) -> None:
+        """``url``: of its API; ``control``: a session at its root."""
+        self.url = url
+        self._control = control
+
+    async def order(self, what: str, **order: Any) -> None:
+        """Give an order to the control endpoint ``what``."""
+        async with self._control.post(f"/_sim/{what}", json=order) as response:
+            assert response.status == 200, await response.text()
+
+    async def charges(self) -> list[dict[str, Any]]:
+        async with self._control.get("/_sim/charges") as response:
+            return list((await response.json())["charges"])
+
+    async def asked(self, count: int) -> list[dict[str, Any]]:
+        """The chat requests that it got, once there are so many."""
+        query = {"count": str(count), "wait": "10"}
+        async with self._control.get("/_sim/requests", params=query) as response:
+            return list((await response.json())["requests"])
+
+
+def disagreements(charges: list[dict[str, Any]], calls: list[dict[str, Any]]) -> list[str]:
+    """Where OpenRouter's books and ours differ by more than the rules allow; all ``calls`` are settled.
+
+    A call whose generation OpenRouter charged is charged the same, to the nano-dollar, or its hold if that is
+    less, or its hold if OpenRouter never told. What OpenRouter charged without our knowing the name is
+    covered by a call of its own that is charged its whole hold. Nothing else is charged.
+    """
+    wrong = []
+    theirs = {charge["generation"]: charge["nano"] for charge in charges}
+    bounds = []
+    for call in calls:
+        cost = theirs.pop(call["generation"], None) if call["generation"] else None
+        if call["how"] == "bound" and cost is None:
+            bounds.append(call["charged"])
+        expected = {
+            "usage": cost, "generation": cost, "bound": call["held"], "released": 0 if cost is None else None
+        }[call["how"]]  # fmt: skip
+        if expected is None or call["charged"] != min(expected, call["held"]):
+            wrong.append(f"{call} but OpenRouter charged {cost}")
+    for cost in sorted(theirs.values(), reverse=True):
+        cover = max(bounds, default=-1)
+        if cover < cost:
+            wrong.append(f"OpenRouter charged {cost} for a call that we do not know")
+        else:
+            bounds.remove(cover)
+    return wrong
+
+
 class Bots:
     """The file keys.json, calls in a bot's name, and the ledger behind the admin socket."""
 
-    def __init__(self, path: Path, url: str, admin_socket: Path) -> None:
+    def __init__(
+        self, path: Path, url: str, admin_socket: Path, stop: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """``stop``: ends their gateway in an orderly way."""
+        self.stop = stop
         self.path = path
         self.url = url
         self.admin_socket = admin_socket
@@ -137,6 +198,7 @@ def chat(**fields: Any) -> dict[str, Any]:
 
 
 Start = Callable[..., Awaitable[Bots]]
+Billed = Callable[..., Awaitable[Bots]]
 
 
 async def refusal(response: aiohttp.ClientResponse) -> tuple[int, str]:

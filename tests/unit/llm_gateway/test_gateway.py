@@ -315,7 +315,9 @@ async def test_an_upstream_that_cannot_be_reached_is_a_502(start: Start) -> None
     assert (await post(await start(base_url=nobody)))[0] == 502
 
 
-async def test_an_upstream_that_does_not_answer_is_a_504(bots: Bots, upstream: Upstream) -> None:
+async def test_an_upstream_that_does_not_answer_is_a_504(start: Start, upstream: Upstream) -> None:
+    bots = await start(read_timeout=0.5)
+
     async def answer(_request: web.Request) -> web.Response:
         await asyncio.Event().wait()
         raise AssertionError("never")
@@ -325,7 +327,9 @@ async def test_an_upstream_that_does_not_answer_is_a_504(bots: Bots, upstream: U
 
 
 @pytest.mark.parametrize("ends", ["abort", "silence"])
-async def test_half_an_answer_never_looks_whole(bots: Bots, upstream: Upstream, ends: str) -> None:
+async def test_half_an_answer_never_looks_whole(start: Start, upstream: Upstream, ends: str) -> None:
+    bots = await start(read_timeout=0.5)
+
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)

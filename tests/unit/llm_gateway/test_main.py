@@ -44,7 +44,7 @@ async def run(
 async def test_it_tells_systemd_when_it_listens_and_finishes_running_calls_at_the_end(
     settings: dict[str, Any], upstream: Upstream, tmp_path: Path
 ) -> None:
-    settings |= {"port": free_port(), "read_timeout": 5.0}
+    settings |= {"port": free_port()}
     open_accounts(settings["ledger_file"], "100")
     bots = Bots(settings["keys_file"], f"http://127.0.0.1:{settings['port']}", settings["admin_socket"])
     started, release = asyncio.Event(), asyncio.Event()

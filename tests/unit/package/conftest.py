@@ -2,12 +2,19 @@
 
 import asyncio
 import configparser
+import http.client
+import io
 import json
 import shutil
+import socket
 import subprocess
+import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +22,16 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from clawdeploy import edge
 from clawdeploy.cli import Machine
 from clawdeploy.containers import ContainerSpec
 from clawdeploy.engine import ContainerState
+from clawdeploy.errors import ClawError
 from clawdeploy.host import Host, Paths, load_host
 from clawdeploy.ledger_client import LedgerClient
 from clawdeploy.llm_gateway.__main__ import check_books
 from clawdeploy.llm_gateway.admin import Admin
+from clawdeploy.llm_gateway.copies import Copies
 from clawdeploy.llm_gateway.ledger import Ledger
 from clawdeploy.llm_gateway.prices import Prices, operators_price
 from clawdeploy.registry import Registry
@@ -98,14 +108,21 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def paths(tmp_path: Path, empty_registry: Path) -> Paths:
+    return make_paths(tmp_path, empty_registry)
+
+
+def make_paths(place: Path, empty_registry: Path) -> Paths:
+    """A host that prepare_host has just made, under one directory."""
     found = Paths(
-        host_file=tmp_path / "host.json",
-        state=tmp_path / "state",
-        maps=tmp_path / "maps",
-        haproxy_socket=tmp_path / "admin.sock",
-        units=tmp_path / "units",
-        lock=tmp_path / "lock",
-        ledger_socket=tmp_path / "ledger.sock",
+        host_file=place / "host.json",
+        state=place / "state",
+        maps=place / "maps",
+        haproxy_socket=place / "admin.sock",
+        units=place / "units",
+        lock=place / "lock",
+        upgrade_lock=place / "upgrade_lock",
+        ledger_socket=place / "ledger.sock",
+        watchdog_file=place / "watchdog.json",
         maps_group="root",
         llm_group="root",
     )
@@ -118,6 +135,12 @@ def paths(tmp_path: Path, empty_registry: Path) -> Paths:
 
 @pytest.fixture
 def ledger(paths: Paths) -> Iterator[LedgerClient]:
+    with serving_ledger(paths) as client:
+        yield client
+
+
+@contextmanager
+def serving_ledger(paths: Paths) -> Iterator[LedgerClient]:
     """The ledger as the LLM gateway serves it, at work in a thread of its own."""
     ledger_file = paths.state / "ledger.db"
     migrate_ledger(ledger_file)
@@ -127,7 +150,8 @@ def ledger(paths: Paths) -> Iterator[LedgerClient]:
     async def serve() -> None:
         books = Ledger(lambda: LedgerStore(ledger_file))
         await books.start()
-        admin = web.AppRunner(Admin(books, prices, MODEL, lambda: check_books(ledger_file)).app())
+        copies = Copies(books, ledger_file)
+        admin = web.AppRunner(Admin(books, prices, MODEL, lambda: check_books(ledger_file), copies).app())
         await admin.setup()
         await web.UnixSite(admin, str(paths.ledger_socket)).start()
         ready.set()
@@ -178,6 +202,11 @@ def systemd(paths: Paths) -> Systemd:
 @pytest.fixture
 def homes(paths: Paths, systemd: Systemd) -> Iterator[Homes]:
     yield Homes(paths, systemd)
+    unmount_all(paths)
+
+
+def unmount_all(paths: Paths) -> None:
+    """Take down every home, so that the directory can be removed."""
     for mount_point in paths.bots.glob("*"):
         while mount_point.is_mount():
             subprocess.run(["umount", str(mount_point)], check=True)
@@ -185,11 +214,16 @@ def homes(paths: Paths, systemd: Systemd) -> Iterator[Homes]:
 
 
 class Engine:
-    """Remembers what it was told to make and to remove."""
+    """Remembers what it was told to make, to remove and to stop; ``broken`` makes it refuse to do that."""
 
     def __init__(self) -> None:
         self.removed: list[str] = []
         self.made: dict[str, ContainerSpec] = {}
+        self.status: dict[str, str] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.strays: set[str] = set()
+        self.broken: set[str] = set()
+        self.missing_images: set[str] = set()
 
     def __enter__(self) -> "Engine":
         return self
@@ -197,23 +231,85 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def _call(self, verb: str, bot_id: str) -> None:
+        if verb in self.broken:
+            raise ClawError("engine_down", f"Docker did not {verb} {bot_id}.")
+        self.calls.append((verb, bot_id))
+
     def remove(self, bot_id: str) -> None:
+        self._call("remove", bot_id)
         self.removed.append(bot_id)
+        self.made.pop(bot_id, None)
+        self.strays.discard(bot_id)
+
+    def freeze(self, bot_id: str) -> bool:
+        self._call("freeze", bot_id)
+        running = bot_id in self.made and self.status.get(bot_id, "running") == "running"
+        if running:
+            self.status[bot_id] = "paused"
+        return running
+
+    def kill(self, bot_id: str) -> bool:
+        self._call("kill", bot_id)
+        alive = bot_id in self.made and self.status.get(bot_id, "running") != "exited"
+        if alive:
+            self.status[bot_id] = "exited"
+        return alive
+
+    def state(self, bot_id: str) -> str:
+        return self.status.get(bot_id, "running") if bot_id in self.made else ""
+
+    def start(self, bot_id: str) -> None:
+        if bot_id not in self.made:
+            raise ClawError("no_container", f"bot {bot_id} has no container: run deploy_bot for it again.")
+        self._call("start", bot_id)
+        self.status[bot_id] = "running"
+
+    def owners(self) -> set[str]:
+        return {*self.made, *self.strays}
+
+    def log(self, bot_id: str, lines: int, follow: bool = False) -> Iterator[bytes]:
+        yield from (b"first li", b"ne\nsecond\nlast")
 
     def states(self) -> dict[str, ContainerState]:
+        if "states" in self.broken:
+            raise ClawError("engine_down", "Docker did not answer.")
         return {
-            bot_id: ContainerState("running", "Up 2 seconds", spec=spec.fingerprint())
+            bot_id: ContainerState(
+                self.status.get(bot_id, "running"), "Up 2 seconds", spec=spec.fingerprint()
+            )
             for bot_id, spec in self.made.items()
         }
 
     def restart(self, bot_id: str) -> None:
         pass
 
+    def stop(self, bot_id: str) -> None:
+        self._call("stop", bot_id)
+
+    def restarts(self, bot_id: str) -> int:
+        return 0
+
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
+        self._call("make", bot_id)
         self.made[bot_id] = spec
+        self.status[bot_id] = "running"
 
     def log_tail(self, bot_id: str) -> list[str]:
         return []
+
+    @property
+    def frozen(self) -> set[str]:
+        return {bot_id for bot_id, status in self.status.items() if status == "paused"}
+
+    def thaw(self, bot_id: str) -> None:
+        self._call("thaw", bot_id)
+        if bot_id in self.frozen:
+            self.status[bot_id] = "running"
+
+    def fetch(self, reference: str) -> None:
+        if reference in self.missing_images:
+            raise ClawError("image_missing", f"image {reference} is not on this host.")
 
 
 @pytest.fixture
@@ -223,7 +319,12 @@ def engine() -> Engine:
 
 @pytest.fixture
 def machine(paths: Paths, systemd: Systemd, engine: Engine) -> Machine:
-    return Machine(paths=paths, systemctl=systemd, engine=lambda: engine)  # type: ignore[arg-type, return-value]
+    return Machine(
+        paths=paths,
+        systemctl=systemd,
+        engine=lambda: engine,  # type: ignore[arg-type, return-value]
+        halter=lambda: engine,  # type: ignore[arg-type, return-value]
+    )
 
 
 @pytest.fixture
@@ -232,10 +333,77 @@ def registry(machine: Machine) -> Iterator[Registry]:
         yield opened
 
 
+@dataclass
+class RunningHAProxy:
+    """A HAProxy whose one frontend answers with what it finds in the maps."""
+
+    front: Path
+    process: subprocess.Popen[bytes]
+
+    def ask(self, path: str) -> str:
+        connection = http.client.HTTPConnection("edge.test")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(self.front))
+        connection.request("GET", path)
+        answer = connection.getresponse().read().decode()
+        connection.close()
+        return answer
+
+
+@pytest.fixture
+def haproxy(paths: Paths, tmp_path: Path) -> Iterator[RunningHAProxy]:
+    binary = shutil.which("haproxy") or "/usr/sbin/haproxy"
+    front, maps = tmp_path / "front.sock", paths.maps
+    for name in edge.render([], {}, make_host()):
+        (maps / name).touch()
+    looked_up = " ".join(
+        f"%[path,field(2,/),map_str({maps / name},-)]" for name in edge.render([], {}, make_host())
+    )
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(f"""
+global
+  stats socket {paths.haproxy_socket} mode 600 level admin
+defaults
+  mode http
+  timeout client 5s
+  timeout server 5s
+  timeout connect 5s
+frontend test
+  bind unix@{front}
+  http-request return status 200 content-type text/plain lf-string "{looked_up}"
+""")
+    process = subprocess.Popen([binary, "-f", str(config)])
+    try:
+        _wait_until(lambda: front.exists() and edge.HAProxy(paths.haproxy_socket).running())
+        yield RunningHAProxy(front, process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "HAProxy did not start"
+        time.sleep(0.02)
+
+
 def set_host(paths: Paths, **changes: Any) -> None:
     """Change host.json, as prepare_host would."""
     paths.host_file.write_text(json.dumps(HOST | changes))
     load_host(paths)
+
+
+def busybox_image(client: Any, tag: str) -> None:
+    """Make image clawdeploy-test:``tag``, which holds busybox and nothing else."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add("/bin/busybox", "bin/busybox")
+        for name in ("tmp", "mnt"):
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(folder)
+    client.api.import_image_from_data(archive.getvalue(), repository="clawdeploy-test", tag=tag)
 
 
 def container_spec(**changes: Any) -> dict[str, Any]:

@@ -1,13 +1,6 @@
 """The maps: what they hold, and how they reach files and a running HAProxy."""
 
-import http.client
 import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,7 +13,7 @@ from clawdeploy.errors import ClawError
 from clawdeploy.host import Paths
 from clawdeploy.models import Bot, Edge
 
-from .conftest import NOW, ROUTES, make_host
+from .conftest import NOW, ROUTES, RunningHAProxy, make_host
 
 HOST = make_host()
 PAYLOAD_LIMIT = 16384
@@ -133,60 +126,7 @@ def test_health_path_is_the_named_one_or_the_public_exact_one() -> None:
 # --- a real HAProxy ---------------------------------------------------------------------------------
 
 
-@dataclass
-class Running:
-    """A HAProxy whose one frontend answers with what it finds in the maps."""
-
-    front: Path
-    process: subprocess.Popen[bytes]
-
-    def ask(self, path: str) -> str:
-        connection = http.client.HTTPConnection("edge.test")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(self.front))
-        connection.request("GET", path)
-        answer = connection.getresponse().read().decode()
-        connection.close()
-        return answer
-
-
-@pytest.fixture
-def haproxy(paths: Paths, tmp_path: Path) -> Iterator[Running]:
-    binary = shutil.which("haproxy") or "/usr/sbin/haproxy"
-    front, maps = tmp_path / "front.sock", paths.maps
-    for name in edge.render([], {}, HOST):
-        (maps / name).touch()
-    looked_up = " ".join(f"%[path,field(2,/),map_str({maps / name},-)]" for name in edge.render([], {}, HOST))
-    config = tmp_path / "haproxy.cfg"
-    config.write_text(f"""
-global
-  stats socket {paths.haproxy_socket} mode 600 level admin
-defaults
-  mode http
-  timeout client 5s
-  timeout server 5s
-  timeout connect 5s
-frontend test
-  bind unix@{front}
-  http-request return status 200 content-type text/plain lf-string "{looked_up}"
-""")
-    process = subprocess.Popen([binary, "-f", str(config)])
-    try:
-        _wait_until(lambda: front.exists() and edge.HAProxy(paths.haproxy_socket).running())
-        yield Running(front, process)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "HAProxy did not start"
-        time.sleep(0.02)
-
-
-def test_a_sync_reaches_the_running_haproxy_and_the_files(haproxy: Running, paths: Paths) -> None:
+def test_a_sync_reaches_the_running_haproxy_and_the_files(haproxy: RunningHAProxy, paths: Paths) -> None:
     bot = make_bot(1, name="support")
     result = edge.sync(paths, HOST, [bot], {bot.id: "ci_x"})
     assert set(result.changed) == {*edge.render([], {}, HOST), "keys.json"} - {"flags.map"}
@@ -196,7 +136,7 @@ def test_a_sync_reaches_the_running_haproxy_and_the_files(haproxy: Running, path
     assert (paths.maps / "inject.map").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_second_sync_changes_nothing(haproxy: Running, paths: Paths) -> None:
+def test_a_second_sync_changes_nothing(haproxy: RunningHAProxy, paths: Paths) -> None:
     rows = [make_bot(slot) for slot in range(30)]
     assert edge.sync(paths, HOST, rows, {}).changed
     before = {file: file.stat().st_ino for file in paths.maps.iterdir()}
@@ -204,7 +144,7 @@ def test_a_second_sync_changes_nothing(haproxy: Running, paths: Paths) -> None:
     assert {file: file.stat().st_ino for file in paths.maps.iterdir()} == before
 
 
-def test_a_suspended_flag_works_at_once_and_is_taken_away(haproxy: Running, paths: Paths) -> None:
+def test_a_suspended_flag_works_at_once_and_is_taken_away(haproxy: RunningHAProxy, paths: Paths) -> None:
     bot = make_bot(1)
     edge.sync(paths, HOST, [bot], {})
     assert edge.sync(paths, HOST, [make_bot(1, suspended=True)], {}).changed == ["flags.map", "keys.json"]
@@ -213,7 +153,7 @@ def test_a_suspended_flag_works_at_once_and_is_taken_away(haproxy: Running, path
     assert haproxy.ask(f"/{bot.id}").split(" ")[-1] == "-"
 
 
-def test_a_thousand_bots_are_swapped_whole(haproxy: Running, paths: Paths) -> None:
+def test_a_thousand_bots_are_swapped_whole(haproxy: RunningHAProxy, paths: Paths) -> None:
     rows = [make_bot(slot) for slot in range(1000)]
     edge.sync(paths, HOST, rows, {})
     assert (
@@ -224,7 +164,7 @@ def test_a_thousand_bots_are_swapped_whole(haproxy: Running, paths: Paths) -> No
     assert edge.HAProxy(paths.haproxy_socket).entries(paths.maps / "plans.map") == [(rows[0].id, "small")]
 
 
-def test_a_sync_that_died_before_the_swap_is_made_good(haproxy: Running, paths: Paths) -> None:
+def test_a_sync_that_died_before_the_swap_is_made_good(haproxy: RunningHAProxy, paths: Paths) -> None:
     bot = make_bot(1)
     edge.sync(paths, HOST, [bot], {})
     edge.HAProxy(paths.haproxy_socket).swap(paths.maps / "plans.map", {bot.id: "old", "other": "x"})
@@ -232,14 +172,14 @@ def test_a_sync_that_died_before_the_swap_is_made_good(haproxy: Running, paths: 
     assert edge.HAProxy(paths.haproxy_socket).entries(paths.maps / "plans.map") == [(bot.id, "small")]
 
 
-def test_check_mode_tells_and_touches_nothing(haproxy: Running, paths: Paths) -> None:
+def test_check_mode_tells_and_touches_nothing(haproxy: RunningHAProxy, paths: Paths) -> None:
     result = edge.sync(paths, HOST, [make_bot(1)], {"x": "ci_secret"}, check=True)
     assert "hosts.map" in result.changed
     assert (paths.maps / "hosts.map").read_text() == ""
     assert edge.HAProxy(paths.haproxy_socket).entries(paths.maps / "hosts.map") == []
 
 
-def test_a_map_that_haproxy_does_not_use_is_an_error(haproxy: Running, paths: Paths) -> None:
+def test_a_map_that_haproxy_does_not_use_is_an_error(haproxy: RunningHAProxy, paths: Paths) -> None:
     with pytest.raises(ClawError, match="does not use it"):
         edge.HAProxy(paths.haproxy_socket).entries(paths.maps / "nowhere.map")
     with pytest.raises(ClawError, match="prepare map") as error:
@@ -247,7 +187,7 @@ def test_a_map_that_haproxy_does_not_use_is_an_error(haproxy: Running, paths: Pa
     assert "secret" not in error.value.message
 
 
-def test_a_stopped_haproxy_gets_files_only(haproxy: Running, paths: Paths) -> None:
+def test_a_stopped_haproxy_gets_files_only(haproxy: RunningHAProxy, paths: Paths) -> None:
     haproxy.process.kill()
     haproxy.process.wait()
     assert "hosts.map" in edge.sync(paths, HOST, [make_bot(1)], {}).changed

@@ -13,6 +13,22 @@ from ansible.template import Templar
 
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "bot"
 
+CLAWCTL = """#!/usr/bin/env python3
+# Says what it was told to, and notes how it was called.
+import json, pathlib, sys
+here = pathlib.Path(__file__).parent
+calls = here / "calls"
+answers = json.loads((here / "answers").read_text())
+data = "" if sys.stdin.isatty() else sys.stdin.read()
+with calls.open("a") as log:
+    log.write(json.dumps([sys.argv[1:], json.loads(data) if data.strip() else None]) + "\\n")
+answer = answers[sys.argv[1]]
+print(answer if isinstance(answer, str) else json.dumps(answer))
+print("Traceback\\nlast words", file=sys.stderr)
+sys.exit(1 if isinstance(answer, str) or "error" in answer else 0)
+"""
+
+Calls = Callable[[], list[Any]]
 RunModule = Callable[..., dict[str, Any]]
 Evaluate = Callable[..., Any]
 
@@ -56,3 +72,24 @@ def evaluate(role_variables: dict[str, Any]) -> Evaluate:
         return Templar(loader=DataLoader(), variables=scope).template(scope[name])
 
     return value
+
+
+@pytest.fixture
+def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Put a clawctl into PATH; it gives the answers that the test writes into this dictionary, by verb."""
+
+    class Answers(dict[str, Any]):
+        def __setitem__(self, verb: str, answer: Any) -> None:
+            super().__setitem__(verb, answer)
+            (tmp_path / "answers").write_text(json.dumps(self))
+
+    program = tmp_path / "clawctl"
+    program.write_text(CLAWCTL)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return Answers()
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Calls:
+    return lambda: [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]

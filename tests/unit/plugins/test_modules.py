@@ -1,23 +1,24 @@
 """The modules hand clawctl exactly what it takes, by standard input, and report what it says."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.clawdeploy.fleet.plugins.modules import (
+    bot_backup,
     bot_balance,
     bot_home,
     bot_info,
     bot_live,
     bot_registry,
+    bot_restore,
     bot_routes,
     bot_top_up,
     host_info,
 )
 
-from tests.unit.plugins.conftest import RunModule
+from tests.unit.plugins.conftest import Calls, RunModule
 
 SECRET = "123456789:" + "S" * 35
 EDGE = {
@@ -39,43 +40,6 @@ BOT = {
     "image": "nullclaw:1",
     "edge": EDGE,
 }
-CLAWCTL = """#!/usr/bin/env python3
-# Says what it was told to, and notes how it was called.
-import json, pathlib, sys
-here = pathlib.Path(__file__).parent
-calls = here / "calls"
-answers = json.loads((here / "answers").read_text())
-data = "" if sys.stdin.isatty() else sys.stdin.read()
-with calls.open("a") as log:
-    log.write(json.dumps([sys.argv[1:], json.loads(data) if data.strip() else None]) + "\\n")
-answer = answers[sys.argv[1]]
-print(answer if isinstance(answer, str) else json.dumps(answer))
-print("Traceback\\nlast words", file=sys.stderr)
-sys.exit(1 if isinstance(answer, str) or "error" in answer else 0)
-"""
-
-Calls = Callable[[], list[Any]]
-
-
-@pytest.fixture
-def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Put a clawctl into PATH; it gives the answers that the test writes into this dictionary, by verb."""
-
-    class Answers(dict[str, Any]):
-        def __setitem__(self, verb: str, answer: Any) -> None:
-            super().__setitem__(verb, answer)
-            (tmp_path / "answers").write_text(json.dumps(self))
-
-    program = tmp_path / "clawctl"
-    program.write_text(CLAWCTL)
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    return Answers()
-
-
-@pytest.fixture
-def calls(tmp_path: Path) -> Calls:
-    return lambda: [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
 
 
 def test_host_info_returns_host_bots_and_images(
@@ -231,3 +195,33 @@ def test_balances_and_bots_are_read(run_module: RunModule, answers: dict[str, An
     assert [call[0] for call in calls()] == [
         ["balance", "a", "--json"], ["balance", "--json"], ["list", "--json"]
     ]  # fmt: skip
+
+
+def test_backups_are_made_of_all_or_of_some(
+    run_module: RunModule, answers: dict[str, Any], calls: Calls
+) -> None:
+    answers["backup"] = {"changed": True, "diff": {}, "snapshots": [{"what": "a"}], "skipped": []}
+    assert run_module(bot_backup)["snapshots"] == [{"what": "a"}]
+    run_module(bot_backup, check_mode=True, bots=["a", "b"])
+    answers["backup"] = {"error": {"code": "wrong_password", "message": "another password"}}
+    assert run_module(bot_backup)["code"] == "wrong_password"
+    assert [call[0] for call in calls()][:2] == [
+        ["backup", "run", "--json"], ["backup", "run", "--check", "a", "b", "--json"]
+    ]  # fmt: skip
+
+
+def test_a_restore_is_the_bot_or_why_it_does_not_answer(
+    run_module: RunModule, answers: dict[str, Any], calls: Calls
+) -> None:
+    bot = {"id": "a", "label": "support", "healthy": True, "reason": ""}
+    answers["restore"] = {"changed": True, "diff": {"before": "", "after": "x"}, "bots": [bot]}
+    result = run_module(bot_restore, bot="support", snapshot="1a2b3c4d", with_balance=True)
+    assert (result["bot"]["id"], result["changed"]) == ("a", True)
+    assert run_module(bot_restore, check_mode=True, bot="support")["diff"]["after"] == "x"
+    answers["restore"] = {"changed": True, "bots": [bot | {"healthy": False, "reason": "it exited"}]}
+    failed = run_module(bot_restore, bot="support")
+    assert failed["msg"] == "support is restored, but does not answer: it exited"
+    assert [call[0] for call in calls()][:2] == [
+        ["restore", "--timeout=60", "--snapshot=1a2b3c4d", "--with-balance", "support", "--json"],
+        ["restore", "--timeout=60", "--check", "support", "--json"],
+    ]

@@ -56,7 +56,7 @@ def test_variant_has_its_own_tag() -> None:
 
 
 def test_unknown_variant_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be one of healthy, crash, sick, hostile"):
+    with pytest.raises(ValueError, match="must be one of healthy, crash, sick, late, picky, hostile"):
         build.build_image(variant="tired")
 
 

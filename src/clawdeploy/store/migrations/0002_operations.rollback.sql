@@ -1,0 +1,4 @@
+DROP TABLE event;
+DROP TABLE kept;
+DROP TABLE container;
+DROP TABLE suspension;

@@ -12,8 +12,7 @@ export MYPY_CACHE_DIR := $(CURDIR)/build/cache/mypy
 COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --custom-compile-command 'make lock'
 
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-density verify-image docs lock format
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops bench-watchdog verify-image docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-density bench-gateway bench-ops bench-watchdog verify-image docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +55,7 @@ bench-edge: setup ## Measure the edge; figures in build/bench/edge.json
 
 bench-density: setup ## Measure how many bots fit on 1 GB and one CPU; figures in build/bench/density.json
 	@$(PY) -m tests.bench.density
+
 bench-gateway: setup ## Measure the LLM gateway; figures in build/bench/gateway.json
 	@$(PY) -m tests.bench.gateway
 

@@ -22,6 +22,7 @@ LISTENING = {
     ("*", 443): "caddy",
     ("127.0.0.1", 8479): "haproxy",
     ("127.0.0.1", 9465): "clawdeploy-llm-",
+    ("127.0.0.1", 9466): "clawctl",
     ("10.201.255.1", 8788): "clawdeploy-llm-",
 }
 
@@ -254,7 +255,9 @@ def test_kernel_settings_that_only_a_real_machine_takes_are_kept_for_it(host: Ho
     assert "net.ipv4.ip_forward" in kept
 
 
-@pytest.mark.parametrize("unit", ["caddy", "haproxy", "docker", "containerd", "clawdeploy-llm-gateway"])
+@pytest.mark.parametrize(
+    "unit", ["caddy", "haproxy", "docker", "containerd", "clawdeploy-llm-gateway", "clawdeploy-watchdog"]
+)
 def test_when_memory_runs_out_a_bot_goes_before_the_platform(host: Host, unit: str) -> None:
     # What systemd was told: in the lab it may not lower the kernel's figure.
     assert int(host.check_output(f"systemctl show --property=OOMScoreAdjust --value {unit}")) <= -500

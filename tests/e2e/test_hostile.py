@@ -76,6 +76,14 @@ def no_way_out() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nobody_watches(vps: lab.Vps) -> Iterator[None]:
+    """It is the walls that are tried here: the watchdog would throttle the attacker, and then suspend it."""
+    vps.exec("systemctl", "stop", "clawdeploy-watchdog")
+    yield
+    vps.exec("systemctl", "start", "clawdeploy-watchdog")
+
+
 @pytest.fixture(scope="module")
 def attacker(vps: lab.Vps, deploy: Deploy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bot]:
     image = build_image(lab.CA_BUNDLE, "hostile")

@@ -102,7 +102,6 @@ def test_the_default_bridge_has_no_container(containers: list[dict[str, Any]]) -
         ("/etc/docker", "root", "root", 0o755),
         ("/etc/docker/daemon.json", "root", "root", 0o644),
         ("/etc/containerd/clawdeploy.toml", "root", "root", 0o644),
-        ("/etc/systemd/system/docker.service.d/clawdeploy.conf", "root", "root", 0o644),
         ("/etc/systemd/system/containerd.service.d/clawdeploy.conf", "root", "root", 0o644),
         ("/usr/lib/systemd/system/docker.service", "root", "root", 0o644),
         ("/usr/lib/systemd/system/docker.socket", "root", "root", 0o644),

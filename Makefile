@@ -15,6 +15,7 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-e
 .PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops bench-watchdog verify-image docs lock format
 .PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops bench-tiers verify-image image-openclaw docs lock format
 .PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops verify-image docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-density bench-gateway bench-ops bench-watchdog verify-image docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +55,9 @@ bench-deploy: setup ## Measure deploys; figures in build/bench/deploy.json
 
 bench-edge: setup ## Measure the edge; figures in build/bench/edge.json
 	@$(PY) -m tests.bench.edge
+
+bench-density: setup ## Measure how many bots fit on 1 GB and one CPU; figures in build/bench/density.json
+	@$(PY) -m tests.bench.density
 
 bench-gateway: setup ## Measure the LLM gateway; figures in build/bench/gateway.json
 	@$(PY) -m tests.bench.gateway

@@ -54,8 +54,13 @@ class HealthcheckSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     start_interval: float
 
 
-class ContainerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that shapes a container. memory is bytes without swap; tmpfs: path -> mount options."""
+class ContainerSpec(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
+    """Everything that shapes a container. memory is bytes without swap; tmpfs: path -> mount options.
+
+    runtime: name the engine knows a runtime by, or "" for its own.
+    """
 
     image: str
     hostname: str
@@ -77,6 +82,7 @@ class ContainerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     read_only: bool
     init: bool
     restart_policy: str
+    runtime: str = ""
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all of it; kept with the container, it tells whether that is still right."""

@@ -348,6 +348,7 @@ class Engine:
             init=spec.init,
             restart_policy={"Name": spec.restart_policy},
             cgroup_parent=spec.cgroup_parent or None,
+            runtime=spec.runtime or None,
         )
         check = spec.healthcheck
         config: dict[str, Any] = api.create_container_config(

@@ -110,6 +110,7 @@ class Host(msgspec.Struct, frozen=True):
     reserved_names: tuple[str, ...]
     plans: dict[str, Plan]
     cgroup_parent: str = ""
+    bot_runtime: str = ""
 
     @property
     def pool(self) -> IPv4Network:
@@ -138,8 +139,10 @@ def load_host(paths: Paths) -> Host:
 
 
 def free_bytes(paths: Paths) -> int:
-    """Free bytes for bots' disks."""
-    return shutil.disk_usage(paths.state).free
+    """Free bytes for further bots' disks: less what the sparse ones that are there may still grow by."""
+    disks = [path.stat() for path in paths.disks.glob("*.img")]
+    promised = sum(max(disk.st_size - disk.st_blocks * 512, 0) for disk in disks)
+    return shutil.disk_usage(paths.state).free - promised
 
 
 @contextmanager

@@ -150,13 +150,18 @@ def _review_room(
             f"reserved and this batch would make it {_megabytes(after)}: deploy fewer "
             "bots, a smaller plan, or use a larger host.",
         )
-    added = len(wanted_plans.keys() - known.keys())
-    if added and free < host.disk_floor:
+    growth = sum(
+        max(_disk_size(plan, host) - _disk_size(plans_before.get(telegram_id), host), 0)
+        for telegram_id, plan in wanted_plans.items()
+    )
+    if growth and free - growth < host.disk_floor:
         yield (
             "disk_floor",
-            f"only {_megabytes(free)} of disk are free and {_megabytes(host.disk_floor)} "
-            "(platform_disk_floor) must stay: remove bots or files, or use a larger disk.",
+            f"{_megabytes(free)} of disk are promised to no bot, this batch asks for "
+            f"{_megabytes(growth)} and {_megabytes(host.disk_floor)} (platform_disk_floor) must stay: deploy "
+            "fewer bots, a plan with a smaller disk_size, or use a larger disk.",
         )
+    added = len(wanted_plans.keys() - known.keys())
     room = allocation.capacity(host.pool, host.bot_subnet_prefix)
     if added and len(known) + added > room:
         yield (
@@ -164,6 +169,10 @@ def _review_room(
             f"bot_pool {host.bot_pool} has room for {room} bots, {len(known)} run and {added} more were "
             "asked for: give this host a larger platform_bot_pool.",
         )
+
+
+def _disk_size(plan: str | None, host: Host) -> int:
+    return host.plans[plan].disk_size if plan in host.plans else 0
 
 
 def _review_certificates(

@@ -148,8 +148,10 @@ def host_setting(vps: lab.Vps) -> Iterator[Callable[[str, Any], None]]:
     path = "/etc/clawdeploy/host.json"
     original = vps.exec("cat", path)
 
+    facts = json.loads(original)
+
     def change(name: str, value: Any) -> None:
-        facts = json.loads(original) | {name: value}
+        facts[name] = value
         vps.exec("sh", "-c", f"printf %s {shlex.quote(json.dumps(facts))} > {path}")
 
     yield change

@@ -1,7 +1,5 @@
 """What prepare_host made of the machine."""
 
-import json
-
 import pytest
 from testinfra.host import Host
 
@@ -34,21 +32,6 @@ def test_secrets_are_readable_only_by_their_service(
 ) -> None:
     file = host.file(path)
     assert (file.user, file.group, file.mode) == (owner, group, mode)
-
-
-def test_docker_is_configured_for_hostile_tenants(host: Host) -> None:
-    settings = json.loads(host.file("/etc/docker/daemon.json").content_string)
-    assert settings["live-restore"] is True
-    assert settings["userland-proxy"] is False
-    assert settings["icc"] is False
-    assert settings["no-new-privileges"] is True
-    assert settings["dns"]
-    assert settings["log-opts"]
-
-
-def test_only_ssh_http_and_https_are_reachable_from_outside(host: Host) -> None:
-    rules = host.run("nft list chain inet clawdeploy input").stdout
-    assert "policy drop" in rules
 
 
 def test_the_gateway_may_do_little_on_the_host(host: Host) -> None:

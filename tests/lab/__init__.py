@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.lab import internet, rootfs, services
 from tests.lab.engine import docker, ensure_docker, inspect, stop_engine
-from tests.lab.internet import cut_off
+from tests.lab.internet import cut_off, website
 from tests.lab.inventory import write_inventory
 from tests.lab.pki import CA_CERT as CA_BUNDLE
 from tests.lab.pki import ensure_ca
@@ -35,6 +35,7 @@ from tests.lab.settings import (
     METADATA_ADDRESS,
     NETWORK,
     OPENROUTER_ADDRESS,
+    OTHER_PRIVATE_ADDRESSES,
     PRIVATE_ADDRESS,
     SSH_KEY,
     STATE,
@@ -52,6 +53,7 @@ __all__ = [
     "INVENTORY",
     "METADATA_ADDRESS",
     "OPENROUTER_ADDRESS",
+    "OTHER_PRIVATE_ADDRESSES",
     "PRIVATE_ADDRESS",
     "SSH_KEY",
     "TELEGRAM_ADDRESS",
@@ -65,6 +67,7 @@ __all__ = [
     "status",
     "up",
     "vps",
+    "website",
 ]
 
 LOCK = Path("/run/lock/claw-lab.lock")
@@ -75,20 +78,21 @@ def say(text: str) -> None:
     print(f"lab: {text}", file=sys.stderr, flush=True)
 
 
-def vps(name: str = "vps1", memory: int | None = None) -> Vps:
+def vps(name: str = "vps1", memory: int | None = None, cpus: float | None = None) -> Vps:
     """Return the handle of a VPS by its inventory name; LabError names the known ones."""
     if name not in HOSTS:
         raise LabError(f"there is no VPS {name!r} in the lab: it has {', '.join(HOSTS)}")
-    return Vps(HOSTS[name], memory)
+    return Vps(HOSTS[name], memory, cpus)
 
 
-def up(name: str = "vps1", memory: int | None = None) -> Vps:
+def up(name: str = "vps1", memory: int | None = None, cpus: float | None = None) -> Vps:
     """Bring up the simulated internet and one VPS on it, as far as they are not up; return the VPS.
 
-    `memory` is the VPS's limit in bytes, swap excluded (None: no limit). A VPS that was made with another
-    limit, or from another recipe, is made anew. Raises LabError with one line that says what to do.
+    `memory` is the VPS's limit in bytes, swap excluded, `cpus` in cores (None: no limit). A VPS that was made
+    with other limits, or from another recipe, is made anew. Raises LabError with one line that says what to
+    do.
     """
-    wanted = vps(name, memory)
+    wanted = vps(name, memory, cpus)
     with _lock():
         _step("looking for a Docker engine", "engine started", ensure_docker)
         if other := internet.foreign_root():

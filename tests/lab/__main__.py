@@ -21,9 +21,10 @@ def main() -> None:
 @main.command()
 @host_option
 @click.option("--memory", type=click.IntRange(min=2**27), help="Memory limit of the VPS, in bytes.")
-def up(name: str, memory: int | None) -> None:
+@click.option("--cpus", type=click.FloatRange(min=0.1), help="CPU limit of the VPS, in cores.")
+def up(name: str, memory: int | None, cpus: float | None) -> None:
     """Start what is missing; print the path of the inventory."""
-    lab.up(name, memory)
+    lab.up(name, memory, cpus)
     print(lab.INVENTORY)
 
 

@@ -15,6 +15,7 @@ from tests.lab.settings import (
     LABEL,
     METADATA_ADDRESS,
     NETWORK,
+    OTHER_PRIVATE_ADDRESSES,
     PRIVATE_ADDRESS,
     ROOT,
     SPEC_LABEL,
@@ -29,7 +30,7 @@ SERVERS = (
     settings.ACME_ADDRESS,
 )
 WEBSITE_CONTAINER = "claw-website"
-WEBSITE_PORTS = ("25", "80", "443", "8080")
+WEBSITE_PORTS = ("25", "80", "443", "465", "587", "2525", "8080")
 WEBSITE_SCRIPT = Path(__file__).parent / "website.py"
 
 
@@ -75,14 +76,16 @@ def uplink_mtu() -> int:
 
 def ensure_website(image: str) -> bool:
     """Start the container of the plain website, with any image of ours; True if it was started."""
-    spec = hashlib.sha256(WEBSITE_SCRIPT.read_bytes()).hexdigest()
+    made_of = (WEBSITE_SCRIPT.read_text(), WEBSITE_PORTS, decoy_networks())
+    spec = hashlib.sha256(repr(made_of).encode()).hexdigest()
     present = inspect("container", WEBSITE_CONTAINER)
     if present and present["State"]["Running"] and present["Config"]["Labels"][SPEC_LABEL] == spec:
         return False
     if present:
         docker("rm", "--force", WEBSITE_CONTAINER)
     add_decoys = "".join(
-        f"ip address add {address}/32 dev lo; " for address in (METADATA_ADDRESS, PRIVATE_ADDRESS)
+        f"ip address add {address}/32 dev lo; "
+        for address in (METADATA_ADDRESS, PRIVATE_ADDRESS, *OTHER_PRIVATE_ADDRESSES)
     )
     docker(
         *("run", "--detach", "--name", WEBSITE_CONTAINER, *LABEL_ARGS),
@@ -92,6 +95,11 @@ def ensure_website(image: str) -> bool:
         *(image, "sh", "-c", f"{add_decoys}exec python3 /website.py {' '.join(WEBSITE_PORTS)}"),
     )
     return True
+
+
+def website(command: str) -> str:
+    """Run a shell command in the website's container, another visitor on the internet; return its output."""
+    return docker("exec", WEBSITE_CONTAINER, "sh", "-c", command)
 
 
 @contextmanager
@@ -106,9 +114,10 @@ def cut_off() -> Iterator[None]:
 
 
 def decoy_networks() -> tuple[str, ...]:
-    """Return the networks that a VPS reaches through the website: the metadata address and a private /24."""
+    """Return the networks that a VPS reaches through the website: the metadata address and private ones."""
     private = ipaddress.ip_network(f"{PRIVATE_ADDRESS}/24", strict=False)
-    return (f"{METADATA_ADDRESS}/32", str(private))
+    others = (f"{address}/32" for address in OTHER_PRIVATE_ADDRESSES)
+    return (f"{METADATA_ADDRESS}/32", str(private), *others)
 
 
 def foreign_root() -> str | None:

@@ -30,6 +30,7 @@ WEBSITE_ADDRESS = "198.51.100.6"
 # Addresses that a bot must never reach, answered by the website's container one hop away from every VPS.
 METADATA_ADDRESS = "169.254.169.254"
 PRIVATE_ADDRESS = "192.168.77.6"
+OTHER_PRIVATE_ADDRESSES = ("10.77.0.6", "172.20.77.6", "100.64.77.6", "198.18.77.6")
 
 ACME_DIRECTORY = "https://acme.example.test/acme/local/directory"
 

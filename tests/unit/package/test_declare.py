@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from clawdeploy import claims
 from clawdeploy.cli import Machine
 from clawdeploy.errors import ClawError
-from clawdeploy.host import Paths
+from clawdeploy.host import Paths, free_bytes
 from clawdeploy.models import DeclareRequest, Running, decode
 from clawdeploy.registry import Registry, review
 from clawdeploy.secret_files import load_secrets, remove_secrets, save_secrets
 from clawdeploy.tokens import sha256_hex
 
-from .conftest import NOW, RUN, UI_EDGE, make_host, set_host, wanted
+from .conftest import NOW, PLAN, RUN, UI_EDGE, make_host, set_host, wanted
 
 OTHER_RUN = "fedcba9876543210"
 
@@ -329,6 +329,38 @@ def test_a_full_disk_refuses_new_bots_but_not_old_ones(machine: Machine, paths: 
         with pytest.raises(ClawError) as error:
             declare(registry, wanted(2))
     assert codes(error) == ["disk_floor"]
+
+
+def test_the_disk_is_never_promised_twice(machine: Machine, paths: Paths) -> None:
+    paths.disks.mkdir(parents=True, exist_ok=True)
+    half = free_bytes(paths) // 2
+    set_host(paths, disk_floor=half)
+    with machine.registry() as registry:
+        finish(registry, declare(registry, wanted(1)))
+        with (paths.disks / "someone.img").open("wb") as disk:
+            disk.truncate(half)
+        with pytest.raises(ClawError, match="promised to no bot") as error:
+            declare(registry, wanted(2))
+    assert codes(error) == ["disk_floor"]
+
+
+def test_a_plan_with_a_larger_disk_needs_room_too(machine: Machine, paths: Paths) -> None:
+    set_host(paths, plans={"small": PLAN, "large": PLAN | {"disk_size": 1 << 60}})
+    with machine.registry() as registry:
+        finish(registry, declare(registry, wanted(1)))
+        with pytest.raises(ClawError) as error:
+            declare(registry, wanted(1, plan="large"))
+    assert codes(error) == ["disk_floor"]
+
+
+def test_what_a_sparse_disk_may_still_grow_by_is_not_free(paths: Paths) -> None:
+    paths.disks.mkdir(parents=True)
+    free = free_bytes(paths)
+    with (paths.disks / "bot.img").open("wb") as disk:
+        disk.write(bytes(1 << 20))
+        disk.truncate(1 << 40)
+    promised = free - free_bytes(paths)
+    assert abs(promised - (1 << 40)) < 1 << 32, "others write to this disk too"
 
 
 def test_a_full_pool_is_refused(machine: Machine, paths: Paths) -> None:

@@ -112,6 +112,17 @@ def test_a_check_that_starts_early_is_awaited() -> None:
     assert ContainerState("running", "Up 2 seconds (healthy)", checked_early=True).running
 
 
+def test_a_container_gets_the_runtime_of_its_specification_and_no_other(
+    bot_id: str, client: Any, engine: Engine
+) -> None:
+    spec = msgspec.convert(container_spec(image=f"clawdeploy-test:{bot_id}"), ContainerSpec)
+    with pytest.raises(ClawError, match="runsc") as error:  # which this machine does not have
+        engine.make(bot_id, msgspec.structs.replace(spec, runtime="runsc"))
+    assert error.value.code == "container_failed"
+    engine.make(bot_id, msgspec.structs.replace(spec, runtime="runc"))
+    assert client.api.inspect_container(container_name(bot_id))["HostConfig"]["Runtime"] == "runc"
+
+
 def test_a_container_is_made_as_specified_and_replaced_when_that_changes(
     bot_id: str, client: Any, engine: Engine
 ) -> None:

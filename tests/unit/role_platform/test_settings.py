@@ -104,6 +104,11 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         plan(cpus="half", concurrency=0, disk_size="big"),
         ['cpus is "half"', "concurrency is 0", 'disk_size is "big"'],
     ),
+    "a plan too small for gVisor": (
+        {**plan(memory_limit="127m"), "platform_bot_runtime": "runsc"},
+        ["memory_limit", "127m", "128m"],
+    ),
+    "an unknown runtime": ({"platform_bot_runtime": "kata"}, ["platform_bot_runtime", "kata", "runsc"]),
     "a plan that reserves too much": (plan(memory_reserved="65m"), ["memory_reserved", "65m"]),
     "no plan": ({"platform_plans": {}}, ["platform_plans"]),
     "another system": (

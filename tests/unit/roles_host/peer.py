@@ -91,13 +91,11 @@ def probe(source: str, target: str) -> str:
 
 def hold(count: int, target: str) -> int:
     """Open connections until `count` are open or one is not answered; return how many were."""
-    _, address, port = target.split(":")
+    address, _, port = target.partition(":")[2].rpartition(":")
     held = []
     for _ in range(count):
-        sock = socket.socket()
-        sock.settimeout(PATIENCE)
         try:
-            sock.connect((address, int(port)))
+            sock = socket.create_connection((address, int(port)), PATIENCE)
         except OSError:
             break
         held.append(sock)

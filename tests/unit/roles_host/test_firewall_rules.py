@@ -248,6 +248,24 @@ def test_new_https_connections_of_one_source_are_bounded(net: Network) -> None:
         net.host.load(render())
 
 
+def test_open_https_connections_of_one_source_are_bounded(net: Network) -> None:
+    net.host.load(render(firewall_https_connections=20))
+    try:
+        assert net.internet.hold(40, f"tcp:{HOST}:443") == 20
+        net.internet.ip("addr replace 198.51.100.7/24 dev eth0")
+        assert net.internet.probe(f"tcp:{HOST}:443", source="198.51.100.7") == {f"tcp:{HOST}:443": "open"}
+    finally:
+        net.host.load(render())
+
+
+def test_open_https_connections_of_one_ipv6_network_are_bounded(net: Network) -> None:
+    net.host.load(render(firewall_https_connections=20))
+    try:
+        assert net.internet.hold(40, f"tcp:{HOST6}:443") == 20
+    finally:
+        net.host.load(render())
+
+
 CONFINED = [{"user": "nobody", "reach": "bots"}, {"user": "daemon", "reach": "internet"}]
 
 

@@ -54,6 +54,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {**FIREWALL, "firewall_confined_users": [{"user": "x { }", "reach": "bots"}]},
         ["firewall_confined_users", "x { }"],
     ),
+    "no_connection_allowed": (
+        {**FIREWALL, "firewall_https_connections": 0},
+        ["firewall_https_connections (0)", "at least 1"],
+    ),
     "trial_too_short": (
         {**FIREWALL, "firewall_rollback_seconds": 1},
         ["firewall_rollback_seconds (1) from 5"],

@@ -62,7 +62,7 @@ def test_release_has_its_own_tag_and_id() -> None:
 
 
 def test_unknown_variant_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be one of healthy, crash, sick"):
+    with pytest.raises(ValueError, match="must be one of healthy, crash, sick, late, picky, hostile"):
         build.build_image(variant="tired")
 
 

@@ -12,7 +12,7 @@ export MYPY_CACHE_DIR := $(CURDIR)/build/cache/mypy
 COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --custom-compile-command 'make lock'
 
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops verify-image docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops bench-watchdog verify-image docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench-edge: setup ## Measure the edge; figures in build/bench/edge.json
 
 bench-gateway: setup ## Measure the LLM gateway; figures in build/bench/gateway.json
 	@$(PY) -m tests.bench.gateway
+
+bench-watchdog: setup ## Measure the watchdog beside lawful bots, MINUTES=10; figures in build/bench/watchdog.json
+	@$(PY) -m tests.bench.watchdog
 
 bench-ops: setup ## Measure the kill switch; figures in build/bench/ops.json
 	@$(PY) -m tests.bench.ops

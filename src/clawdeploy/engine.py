@@ -3,15 +3,18 @@
 What a container should be is said by the ``bot`` role, as a ContainerSpec.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import NOT_FOUND
 from typing import Any
 
 import docker
-from docker.errors import DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from docker.types import IPAMConfig, IPAMPool, Mount, Ulimit
 from docker.utils import version_gte
+from requests import RequestException
 
 from clawdeploy.containers import ALIVE, ContainerSpec, NetworkSpec, container_name
 from clawdeploy.errors import ClawError
@@ -55,6 +58,16 @@ class ContainerState:
     def alive(self) -> bool:
         """Its processes exist, or the engine is about to start them again."""
         return self.state in ALIVE
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of this host; size is bytes, what it shares with others included."""
+
+    id: str
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    size: int
 
 
 class Engine:
@@ -103,6 +116,36 @@ class Engine:
             pins |= {digest: digest for digest in digests}
         return pins
 
+    def unused_images(self) -> list[Image]:
+        """The images that no container was made from, running or not."""
+        api = self._docker.api
+        try:
+            listed: list[dict[str, Any]] = api.images()
+            used = {entry["ImageID"] for entry in api.containers(all=True)}
+        except DockerException as error:
+            raise _down(error) from None
+        return [
+            Image(
+                one["Id"], tuple(one.get("RepoTags") or ()), tuple(one.get("RepoDigests") or ()), one["Size"]
+            )
+            for one in listed
+            if one["Id"] not in used
+        ]
+
+    def remove_image(self, image: Image) -> bool:
+        """Remove the image with all its names; False if a container has come to use it meanwhile."""
+        try:
+            for name in (*image.tags, image.id):
+                with suppress(NotFound):
+                    self._docker.api.remove_image(name)
+        except APIError as error:
+            if error.status_code == 409:
+                return False
+            raise _down(error) from None
+        except DockerException as error:
+            raise _down(error) from None
+        return True
+
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
         """Make and start the bot's container, with its network, in place of any it has.
 
@@ -139,6 +182,43 @@ class Engine:
     def _state(self, bot_id: str) -> str:
         """Docker's word for the state of the bot's container; NotFound if it has none."""
         return str(self._docker.api.inspect_container(container_name(bot_id))["State"]["Status"])
+
+    def restarts(self, bot_id: str) -> int | None:
+        """How often the engine started the container by itself since people last did; None if it has none."""
+        try:
+            return int(self._docker.api.inspect_container(container_name(bot_id))["RestartCount"])
+        except NotFound:
+            return None
+        except DockerException as error:
+            raise _down(error) from None
+
+    def out_of_memory(self, since: float, until: float) -> Counter[str]:
+        """Bot id -> how often the kernel ended processes of it for want of memory, between two Unix times.
+
+        For a container that ended with them; a living one's control group counts exactly.
+        """
+        wanted = {"label": LABEL_BOT, "type": "container", "event": "oom"}
+        try:
+            found = self._docker.api.events(since=since, until=until, filters=wanted, decode=True)
+            return Counter(event["Actor"]["Attributes"][LABEL_BOT] for event in found)
+        except DockerException as error:
+            raise _down(error) from None
+
+    def set_cpus(self, bot_id: str, cpus: float) -> None:
+        """Give the bot's container so many CPUs from now on, running or not, until it is made anew.
+
+        ClawError("no_container") if there is none.
+        """
+        api = self._docker.api
+        # The SDK's update knows only quotas, which Docker refuses for a container made with NanoCpus.
+        url = f"{api.base_url}/v{api.api_version}/containers/{container_name(bot_id)}/update"
+        try:
+            answer = api.post(url, json={"NanoCpus": round(cpus * 1e9)}, timeout=api.timeout)
+            if answer.status_code == NOT_FOUND:
+                raise _no_container(bot_id)
+            answer.raise_for_status()
+        except RequestException as error:
+            raise _down(error) from None
 
     def owners(self) -> set[str]:
         """Ids of all bots that a container or a network here was made for."""
@@ -277,6 +357,15 @@ class Engine:
         except DockerException as error:
             raise _down(error) from None
 
+    def stop(self, bot_id: str) -> None:
+        """Let the bot end in its own time, as its container says; none is fine."""
+        try:
+            self._docker.api.stop(container_name(bot_id))
+        except NotFound:
+            pass
+        except DockerException as error:
+            raise _down(error) from None
+
     def remove(self, bot_id: str) -> None:
         """Remove container and network; what is gone already is fine."""
         try:
@@ -302,7 +391,7 @@ def _no_container(bot_id: str) -> ClawError:
     return ClawError("no_container", f"bot {bot_id} has no container: run deploy_bot for it again.")
 
 
-def _down(error: DockerException) -> ClawError:
+def _down(error: Exception) -> ClawError:
     return ClawError(
         "engine_down", f"Docker did not do what was asked ({error}): see `systemctl status docker`."
     )

@@ -24,7 +24,9 @@ class Paths:
     haproxy_socket: Path = Path("/run/haproxy/admin.sock")
     units: Path = Path("/etc/systemd/system")
     lock: Path = Path("/run/lock/clawdeploy.lock")
+    upgrade_lock: Path = Path("/run/lock/clawdeploy-upgrade.lock")
     ledger_socket: Path = Path("/run/clawdeploy-llm/admin.sock")
+    watchdog_file: Path = Path("/etc/clawdeploy/watchdog.json")
     maps_group: str = "haproxy"
     llm_group: str = "clawdeploy-llm"
 
@@ -35,6 +37,10 @@ class Paths:
     @property
     def secrets(self) -> Path:
         return self.state / "secrets"
+
+    @property
+    def rollbacks(self) -> Path:
+        return self.state / "rollbacks"
 
     @property
     def claims(self) -> Path:

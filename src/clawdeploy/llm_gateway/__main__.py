@@ -5,9 +5,7 @@
 
 import asyncio
 import logging
-import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,6 +31,7 @@ from clawdeploy.llm_gateway.metrics import Metrics
 from clawdeploy.llm_gateway.prices import Prices, operators_price
 from clawdeploy.llm_gateway.upstream import Upstream
 from clawdeploy.money import ceil_nano
+from clawdeploy.sd_notify import notify
 from clawdeploy.store import LedgerStore, migrate_ledger
 
 _config = click.option(
@@ -155,14 +154,6 @@ def check_books(ledger_file: Path) -> dict[str, Any]:
             return {"ok": not problems, "problems": problems, **store.counts()}
     finally:
         store.close()
-
-
-def notify(state: str) -> None:
-    """Tell systemd our state (sd_notify(3): one datagram to $NOTIFY_SOCKET); elsewhere do nothing."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-            channel.connect("\0" + address[1:] if address.startswith("@") else address)
-            channel.send(state.encode())
 
 
 if __name__ == "__main__":

@@ -120,7 +120,9 @@ def make_paths(place: Path, empty_registry: Path) -> Paths:
         haproxy_socket=place / "admin.sock",
         units=place / "units",
         lock=place / "lock",
+        upgrade_lock=place / "upgrade_lock",
         ledger_socket=place / "ledger.sock",
+        watchdog_file=place / "watchdog.json",
         maps_group="root",
         llm_group="root",
     )
@@ -282,6 +284,12 @@ class Engine:
     def restart(self, bot_id: str) -> None:
         pass
 
+    def stop(self, bot_id: str) -> None:
+        self._call("stop", bot_id)
+
+    def restarts(self, bot_id: str) -> int:
+        return 0
+
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
         self._call("make", bot_id)
         self.made[bot_id] = spec
@@ -292,10 +300,10 @@ class Engine:
 
     @property
     def frozen(self) -> set[str]:
-        """Bots that stand still."""
-        return {bot_id for bot_id, state in self.status.items() if state == "paused"}
+        return {bot_id for bot_id, status in self.status.items() if status == "paused"}
 
     def thaw(self, bot_id: str) -> None:
+        self._call("thaw", bot_id)
         if bot_id in self.frozen:
             self.status[bot_id] = "running"
 

@@ -356,6 +356,7 @@ def test_without_the_gateway_files_are_saved_but_no_balance(
         paths=replace(here.paths, ledger_socket=here.paths.state / "nobody.sock"),
         systemctl=here.machine.systemctl,
         engine=here.machine.engine,
+        halter=here.machine.halter,
     )
     error = ask(quiet, "backup", code=1)["error"]
     assert error["code"] == "gateway_down"
@@ -604,7 +605,7 @@ def test_an_interrupted_backup_lets_the_bot_go_on_and_the_next_one_works(here: P
     work.mkdir(parents=True)
     (work / "frozen").touch()
     (work / "bot.json").write_text("{}")
-    here.engine.freeze(bot["id"])
+    here.engine.status[bot["id"]] = "paused"
     assert ask(here.machine, "backup", "tidy")["thawed"] == [bot["id"]]
     assert here.engine.frozen == set()
     assert not work.exists()

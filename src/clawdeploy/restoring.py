@@ -250,11 +250,8 @@ def _review(
 
 
 def _request(record: BotRecord) -> BotRequest:
-    shared = {
-        name: getattr(record.bot, name)
-        for name in BotRequest.__struct_fields__
-        if name not in ("telegram_token", "rotate_gateway_token")
-    }
+    asked = set(BotRequest.__struct_fields__).intersection(record.bot.__struct_fields__)
+    shared = {name: getattr(record.bot, name) for name in asked}
     return BotRequest(telegram_token=record.secrets.telegram_token, **shared)
 
 

@@ -169,7 +169,7 @@ def test_an_image_that_is_not_there_is_named(bot_id: str, engine: Engine) -> Non
     assert error.value.code == "container_failed"
 
 
-def test_a_frozen_bot_is_thawed_once(bot_id: str, client: Any, engine: Engine) -> None:
+def test_a_frozen_bot_stands_still_until_it_is_thawed(bot_id: str, client: Any, engine: Engine) -> None:
     def state() -> str:
         return str(client.api.inspect_container(container_name(bot_id))["State"]["Status"])
 

@@ -21,7 +21,7 @@ END = "<!-- roles end -->"
 MARKUP = re.compile(r"\b[CEMOV]\(([^()]*)\)")
 SERVER_ENV = re.compile(r"\{\{ lookup\('clawdeploy\.fleet\.server_env', '(\w+)', default='([^']*)'\) \}\}")
 # The order in which prepare_host applies them; roles that are not named here follow by name.
-ORDER = ("base", "docker", "firewall", "platform", "llm_gateway", "edge", "bot")
+ORDER = ("base", "docker", "firewall", "platform", "llm_gateway", "edge", "backup", "bot")
 
 Spec = dict[str, Any]
 

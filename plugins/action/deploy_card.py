@@ -1,8 +1,6 @@
 """Action: show what was deployed, and write it down if asked, on the controller."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,20 +8,7 @@ from typing import Any, ClassVar
 from ansible.utils.display import Display
 from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._action import ControllerAction
 from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._card import render
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace ``path`` by a file only its owner can read; never is there half a file or a readable one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._files import write_private
 
 
 class ActionModule(ControllerAction):

@@ -61,6 +61,12 @@ options:
         description: Replace the gateway token.
         type: bool
         default: false
+      bot_env:
+        description: What the user sets of the container's environment, as a whole. Kept if not given.
+        type: dict
+      bot_config:
+        description: What the user sets of the agent's configuration, as a whole; as text. Kept if not given.
+        type: json
       interface:
         description: Whether people open the bot in a browser (V(ui)) or only programs talk to it (V(api)).
         type: str
@@ -153,6 +159,7 @@ code:
   returned: failure
 """
 
+import json
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -186,6 +193,9 @@ BOT = {
     "owner": {"type": "str"},
     "open_to_all": {"type": "bool", "default": False},
     "rotate_gateway_token": {"type": "bool", "default": False, "no_log": False},
+    "bot_env": {"type": "dict"},
+    # As text: every part of a dictionary would be blotted out wherever else it appears.
+    "bot_config": {"type": "json", "no_log": True},
     "interface": {"type": "str", "choices": ["api", "ui"], "required": True},
     "llm_refusal": {"type": "str", "choices": ["message", "error"], "default": "error"},
     "image": {"type": "str", "required": True},
@@ -199,6 +209,12 @@ def given(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: given(part) for name, part in value.items() if part is not None}
     return [given(part) for part in value] if isinstance(value, list) else value
+
+
+def asked(bot: dict[str, Any]) -> dict[str, Any]:
+    """One bot as clawctl takes it."""
+    config = bot.pop("bot_config")
+    return {**given(bot), **({} if config is None else {"bot_config": json.loads(config)})}
 
 
 def remove(module: AnsibleModule, ids: list[str]) -> dict[str, Any]:
@@ -231,7 +247,10 @@ def main() -> None:
     answer: dict[str, Any] = {}
     if state == "declared":
         answer = call(
-            module, "declare", *checked(module), request={**request, "bots": given(module.params["bots"])}
+            module,
+            "declare",
+            *checked(module),
+            request={**request, "bots": [asked(bot) for bot in module.params["bots"]]},
         )
     elif state == "absent":
         answer = remove(module, module.params["ids"])

@@ -26,6 +26,16 @@ options:
     type: list
     elements: list
     required: true
+  result:
+    description: The same for programs.
+    type: dict
+    default: {}
+  result_file:
+    description:
+      - File on the controller that gets O(result) as JSON (0600). Nothing is written when empty, or in check
+        mode.
+    type: path
+    default: ""
 """
 
 EXAMPLES = """

@@ -45,14 +45,14 @@ class SettingError(ValueError):
     """A setting's value cannot be used; the text says why and what to write instead."""
 
 
-def _text(value: Any) -> str:
+def read_text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise SettingError(f"is a {type(value).__name__}, expected text")
     return str(value).strip()
 
 
 def _token(value: Any) -> str:
-    token = _text(value)
+    token = read_text(value)
     if _TOKEN.fullmatch(token):
         return token
     if not token:
@@ -69,14 +69,14 @@ def _token(value: Any) -> str:
 
 
 def _label(value: Any) -> str:
-    name = _text(value)
+    name = read_text(value)
     if not _LABEL.fullmatch(name):
         raise SettingError(f"{name!r} is not a DNS label; use a-z, 0-9 and - inside, at most 63 characters")
     return name
 
 
 def _owner(value: Any) -> str:
-    owner = _text(value)
+    owner = read_text(value)
     if not _OWNER.fullmatch(owner):
         raise SettingError(
             f"{owner!r} is neither a Telegram user id (digits, better) nor a @username; "
@@ -85,15 +85,15 @@ def _owner(value: Any) -> str:
     return owner
 
 
-def _image(value: Any) -> str:
-    image = _text(value)
+def read_image(value: Any) -> str:
+    image = read_text(value)
     if not _TAGGED.fullmatch(image) or image.endswith(":latest"):
         raise SettingError(f"{image!r} names no fixed version; write name:version, and not :latest")
     return image
 
 
-def _archive(value: Any) -> str:
-    archive = Path(_text(value)).expanduser()
+def read_archive(value: Any) -> str:
+    archive = Path(read_text(value)).expanduser()
     if not archive.is_file():
         raise SettingError(
             f"no such file on this machine: {archive}; make one with docker save -o FILE IMAGE"
@@ -125,14 +125,14 @@ def _environment(value: Any) -> dict[str, str]:
 
 def _dollars(value: Any) -> str:
     # YAML and JSON have numbers for amounts: 5.00 arrives as 5.0.
-    text = str(value).strip() if isinstance(value, float) else _text(value)
+    text = str(value).strip() if isinstance(value, float) else read_text(value)
     if not _DOLLARS.fullmatch(text):
         raise SettingError(f"{text!r} is not an amount in US dollars; write for example 5.00")
     return text
 
 
 def _spend_limit(value: Any) -> str:
-    limit = _text(value)
+    limit = read_text(value)
     if limit in ("prepaid", "unlimited") or _PERIOD.fullmatch(limit):
         return limit
     raise SettingError(
@@ -152,11 +152,11 @@ def _boolean(value: Any) -> bool:
 _READERS: dict[str, Callable[[Any], Any]] = {
     "token": _token,
     "bot_name": _label,
-    "plan": _text,
+    "plan": read_text,
     "owner": _owner,
-    "agent": _text,
-    "bot_image": _image,
-    "bot_image_archive": _archive,
+    "agent": read_text,
+    "bot_image": read_image,
+    "bot_image_archive": read_archive,
     "bot_env": _environment,
     "bot_config": _mapping,
     "open_to_all": _boolean,
@@ -164,7 +164,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "spend_limit": _spend_limit,
     "rotate_gateway_token": _boolean,
 }
-_ABSENT: dict[str, Any] = {"bot_env": {}, "bot_config": {}, "rotate_gateway_token": False}
+_ABSENT: dict[str, Any] = {"rotate_gateway_token": False}
 
 
 def read_entries(

@@ -22,6 +22,8 @@ _CONTAINER = re.compile(r"(?:docker-)?([0-9a-f]{64})(?:\.scope)?")
 class Sample:
     """One look at a group: ``at`` on the monotonic clock and CPU time used so far, both in seconds; memory
     (bytes) without what the kernel can drop at any time; processes and threads; how often memory ran out.
+
+    throttled: seconds so far that it was kept waiting at its CPU limit.
     """
 
     at: float
@@ -29,6 +31,7 @@ class Sample:
     memory: int
     pids: int
     oom_kills: int
+    throttled: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,14 @@ class Group:
     memory: Path
     pids: Path
     unified: bool
+    quota: Path
+
+    def identity(self) -> int | None:
+        """Another number after each start of the container; None if it is gone."""
+        try:
+            return self.memory.stat().st_ino
+        except OSError:
+            return None
 
     def sample(self) -> Sample | None:
         """Read it; None if it is gone."""
@@ -48,10 +59,11 @@ class Group:
             return None
 
     def _read_v2(self) -> Sample:
-        memory = _fields(self.memory / "memory.stat")
+        memory, cpu = _fields(self.memory / "memory.stat"), _fields(self.cpu / "cpu.stat")
         return Sample(
             at=time.monotonic(),
-            cpu=_fields(self.cpu / "cpu.stat")["usage_usec"] / 1e6,
+            cpu=cpu["usage_usec"] / 1e6,
+            throttled=cpu.get("throttled_usec", 0) / 1e6,
             memory=_number(self.memory / "memory.current") - memory.get("inactive_file", 0),
             pids=_number(self.pids / "pids.current"),
             oom_kills=_fields(self.memory / "memory.events").get("oom_kill", 0),
@@ -62,6 +74,7 @@ class Group:
         return Sample(
             at=time.monotonic(),
             cpu=_number(self.cpu / "cpuacct.usage") / 1e9,
+            throttled=_fields(self.quota / "cpu.stat").get("throttled_time", 0) / 1e9,
             memory=_number(self.memory / "memory.usage_in_bytes") - memory.get("total_inactive_file", 0),
             pids=_number(self.pids / "pids.current"),
             oom_kills=_fields(self.memory / "memory.oom_control").get("oom_kill", 0),
@@ -71,11 +84,16 @@ class Group:
 def find(containers: Collection[str], root: Path = ROOT) -> dict[str, Group]:
     """Docker's id -> the group of that container, for those that have one."""
     if _unified(root):
-        return {container: Group(*3 * (path,), unified=True) for container, path in _paths(containers, root)}
+        found = _paths(containers, root)
+        return {container: Group(*3 * (path,), unified=True, quota=path) for container, path in found}
     top = root / "memory"
     places = {container: path.relative_to(top) for container, path in _paths(containers, top)}
     return {
-        container: Group(root / "cpuacct" / place, top / place, root / "pids" / place, unified=False)
+        container: Group(
+            *(root / "cpuacct" / place, top / place, root / "pids" / place),
+            unified=False,
+            quota=root / "cpu" / place,
+        )
         for container, place in places.items()
     }
 

@@ -14,9 +14,12 @@ import click
 import msgspec
 
 from clawdeploy import allocation, claims, verbs, version
+from clawdeploy.cli_backup import backup_verbs
 from clawdeploy.cli_login import login
 from clawdeploy.cli_money import money_verbs
 from clawdeploy.cli_ops import cells, gauge, ops_verbs, suspended
+from clawdeploy.cli_upgrades import upgrade_verbs
+from clawdeploy.cli_watch import watch
 from clawdeploy.clitools import Machine, check_option, now, say, show_table, stdin, summary, table, verb
 from clawdeploy.containers import LiveRequest
 from clawdeploy.errors import ClawError
@@ -50,7 +53,7 @@ def main() -> None:
     """
 
 
-for added_verb in (*money_verbs, *ops_verbs, login):
+for added_verb in (*money_verbs, *ops_verbs, *backup_verbs, *upgrade_verbs, watch, login):
     main.add_command(added_verb)
 
 

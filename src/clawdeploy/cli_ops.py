@@ -332,17 +332,21 @@ def reconcile(machine: Machine, as_json: bool, check: bool) -> None:
     """Bring this host back to what its registry says, and say what was repaired. Also runs at each boot.
 
     Routes, flags and LLM keys; HAProxy; disks that are not mounted; containers that were stopped or removed,
-    or run though suspended; containers and networks of bots that are no more. Safe at any time.
+    or run though suspended; containers and networks of bots that are no more; bots whose upgrade was cut off.
+    Safe at any time.
 
     \b
     Example: clawctl reconcile --check
     """
+    from clawdeploy.cli_upgrades import undo_cut_off
     from clawdeploy.reconcile import reconcile as repair
 
+    undone = undo_cut_off(machine, check)
     with machine.changing() as registry:
         result = repair(
             registry, machine.homes, machine.engine, machine.halter, machine.systemctl, now(), check
         )
+    result |= {"changed": result["changed"] or bool(undone), "done": undone + result["done"]}
     verb = "would be" if check else "was"
     lines = [f"{one['what']} ({one['was']}): {verb} {one['now']}" for one in result["done"]]
     say(result, as_json, "\n".join(lines) or "all is as it should be")

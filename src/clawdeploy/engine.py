@@ -3,15 +3,18 @@
 What a container should be is said by the ``bot`` role, as a ContainerSpec.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import NOT_FOUND
 from typing import Any
 
 import docker
 from docker.errors import APIError, DockerException, NotFound
 from docker.types import IPAMConfig, IPAMPool, Mount, Ulimit
 from docker.utils import version_gte
+from requests import RequestException
 
 from clawdeploy.containers import ALIVE, ContainerSpec, NetworkSpec, container_name
 from clawdeploy.errors import ClawError
@@ -63,6 +66,16 @@ class ContainerState:
         return self.state in ALIVE
 
 
+@dataclass(frozen=True)
+class Image:
+    """An image of this host; size is bytes, what it shares with others included."""
+
+    id: str
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    size: int
+
+
 class Engine:
     """Docker on this host's socket; ClawError("engine_down") if nobody answers there."""
 
@@ -109,6 +122,36 @@ class Engine:
             pins |= {digest: digest for digest in digests}
         return pins
 
+    def unused_images(self) -> list[Image]:
+        """The images that no container was made from, running or not."""
+        api = self._docker.api
+        try:
+            listed: list[dict[str, Any]] = api.images()
+            used = {entry["ImageID"] for entry in api.containers(all=True)}
+        except DockerException as error:
+            raise _down(error) from None
+        return [
+            Image(
+                one["Id"], tuple(one.get("RepoTags") or ()), tuple(one.get("RepoDigests") or ()), one["Size"]
+            )
+            for one in listed
+            if one["Id"] not in used
+        ]
+
+    def remove_image(self, image: Image) -> bool:
+        """Remove the image with all its names; False if a container has come to use it meanwhile."""
+        try:
+            for name in (*image.tags, image.id):
+                with suppress(NotFound):
+                    self._docker.api.remove_image(name)
+        except APIError as error:
+            if error.status_code == 409:
+                return False
+            raise _down(error) from None
+        except DockerException as error:
+            raise _down(error) from None
+        return True
+
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
         """Make and start the bot's container, with its network, in place of any it has.
 
@@ -119,7 +162,7 @@ class Engine:
         try:
             with suppress(NotFound):
                 # Not killed: some agents hold a lock on their data that only a proper end gives back.
-                api.stop(name, timeout=self._stop_seconds(name))
+                api.stop(name)  # for as long as its specification says
                 api.remove_container(name, force=True, v=True)
             self._ensure_network(bot_id, spec.network)
             api.create_container_from_config(self._config(bot_id, spec), name)
@@ -174,6 +217,43 @@ class Engine:
         """Docker's word for the state of the bot's container; NotFound if it has none."""
         return str(self._docker.api.inspect_container(container_name(bot_id))["State"]["Status"])
 
+    def restarts(self, bot_id: str) -> int | None:
+        """How often the engine started the container by itself since people last did; None if it has none."""
+        try:
+            return int(self._docker.api.inspect_container(container_name(bot_id))["RestartCount"])
+        except NotFound:
+            return None
+        except DockerException as error:
+            raise _down(error) from None
+
+    def out_of_memory(self, since: float, until: float) -> Counter[str]:
+        """Bot id -> how often the kernel ended processes of it for want of memory, between two Unix times.
+
+        For a container that ended with them; a living one's control group counts exactly.
+        """
+        wanted = {"label": LABEL_BOT, "type": "container", "event": "oom"}
+        try:
+            found = self._docker.api.events(since=since, until=until, filters=wanted, decode=True)
+            return Counter(event["Actor"]["Attributes"][LABEL_BOT] for event in found)
+        except DockerException as error:
+            raise _down(error) from None
+
+    def set_cpus(self, bot_id: str, cpus: float) -> None:
+        """Give the bot's container so many CPUs from now on, running or not, until it is made anew.
+
+        ClawError("no_container") if there is none.
+        """
+        api = self._docker.api
+        # The SDK's update knows only quotas, which Docker refuses for a container made with NanoCpus.
+        url = f"{api.base_url}/v{api.api_version}/containers/{container_name(bot_id)}/update"
+        try:
+            answer = api.post(url, json={"NanoCpus": round(cpus * 1e9)}, timeout=api.timeout)
+            if answer.status_code == NOT_FOUND:
+                raise _no_container(bot_id)
+            answer.raise_for_status()
+        except RequestException as error:
+            raise _down(error) from None
+
     def owners(self) -> set[str]:
         """Ids of all bots that a container or a network here was made for."""
         try:
@@ -197,6 +277,36 @@ class Engine:
             raise _no_container(bot_id) from None
         except DockerException as error:
             raise _down(error) from None
+
+    def thaw(self, bot_id: str) -> None:
+        """Let a frozen bot go on; one that is not frozen, or is gone, is left alone."""
+        name, api = container_name(bot_id), self._docker.api
+        try:
+            if api.inspect_container(name)["State"]["Status"] == "paused":
+                api.unpause(name)
+        except NotFound:
+            return
+        except DockerException as error:
+            raise _down(error) from None
+
+    def fetch(self, reference: str) -> None:
+        """Make sure that the host has the image of that pinned reference.
+
+        ClawError("image_missing") if it has not and no registry gives it.
+        """
+        if reference in self.images():
+            return
+        reason = "and it comes from no registry"
+        if "@" in reference:
+            try:
+                self._docker.images.pull(reference)
+            except DockerException as error:
+                reason = f"and cannot be pulled ({error})"
+            else:
+                return
+        raise ClawError(
+            "image_missing", f"image {reference} is not on this host {reason}: bring it with `docker load`."
+        )
 
     @property
     def _checks_early(self) -> bool:
@@ -282,6 +392,15 @@ class Engine:
         except DockerException as error:
             raise _down(error) from None
 
+    def stop(self, bot_id: str) -> None:
+        """Let the bot end in its own time, as its container says; none is fine."""
+        try:
+            self._docker.api.stop(container_name(bot_id))
+        except NotFound:
+            pass
+        except DockerException as error:
+            raise _down(error) from None
+
     def remove(self, bot_id: str) -> None:
         """Remove container and network; what is gone already is fine."""
         try:
@@ -307,7 +426,7 @@ def _no_container(bot_id: str) -> ClawError:
     return ClawError("no_container", f"bot {bot_id} has no container: run deploy_bot for it again.")
 
 
-def _down(error: DockerException) -> ClawError:
+def _down(error: Exception) -> ClawError:
     return ClawError(
         "engine_down", f"Docker did not do what was asked ({error}): see `systemctl status docker`."
     )

@@ -82,6 +82,28 @@ async def wait_until_healthy(
     ]
 
 
+async def watch_containers(bots: Sequence[Bot], engine: Engine, seconds: float) -> dict[str, str]:
+    """Look on for so many seconds; bot id -> what has gone wrong with its container, for those that did.
+
+    Only containers are watched: an agent that is busy with an answer answers nobody else. Ends early when all
+    of them have failed.
+    """
+    loop, failed, bad = asyncio.get_running_loop(), dict[str, str](), dict[str, int]()
+    deadline = loop.time() + seconds
+    while loop.time() < deadline and len(failed) < len(bots):
+        states = await asyncio.to_thread(engine.states)
+        for bot in bots:
+            trouble = container_trouble(bot, states.get(bot.id))
+            bad[bot.id] = bad.get(bot.id, 0) + 1 if trouble else 0
+            # Between two looks it may have come back.
+            if times := await asyncio.to_thread(engine.restarts, bot.id):
+                failed[bot.id] = f"{bot.label} ended by itself ({times} times): its last log lines say why."
+            elif bad[bot.id] >= _DEAD_TICKS:
+                failed[bot.id] = trouble
+        await asyncio.sleep(min(_TICK_SECONDS, max(deadline - loop.time(), 0)))
+    return failed
+
+
 class _Watch:
     """Looks at all containers together, a few times a second."""
 

@@ -24,7 +24,9 @@ class Paths:
     haproxy_socket: Path = Path("/run/haproxy/admin.sock")
     units: Path = Path("/etc/systemd/system")
     lock: Path = Path("/run/lock/clawdeploy.lock")
+    upgrade_lock: Path = Path("/run/lock/clawdeploy-upgrade.lock")
     ledger_socket: Path = Path("/run/clawdeploy-llm/admin.sock")
+    watchdog_file: Path = Path("/etc/clawdeploy/watchdog.json")
     maps_group: str = "haproxy"
     llm_group: str = "clawdeploy-llm"
 
@@ -37,6 +39,10 @@ class Paths:
         return self.state / "secrets"
 
     @property
+    def rollbacks(self) -> Path:
+        return self.state / "rollbacks"
+
+    @property
     def claims(self) -> Path:
         return self.state / "claims"
 
@@ -47,6 +53,23 @@ class Paths:
     @property
     def bots(self) -> Path:
         return self.state / "bots"
+
+    @property
+    def backup_settings(self) -> Path:
+        return self.host_file.parent / "backup.json"
+
+    @property
+    def backup_password(self) -> Path:
+        return self.host_file.parent / "secrets" / "backup_password"
+
+    @property
+    def backup_environment(self) -> Path:
+        return self.host_file.parent / "secrets" / "backup_environment.json"
+
+    @property
+    def backup_room(self) -> Path:
+        """Where copies are put together, and restic keeps its cache; private to root."""
+        return self.state / "backup"
 
     @property
     def llm_keys(self) -> Path:

@@ -1,19 +1,25 @@
 """The ledger as clawctl asks for it: HTTP over the LLM gateway's unix socket, which answers root alone."""
 
 import asyncio
-from collections.abc import Sequence
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
 import msgspec
 
 from clawdeploy.errors import ClawError
 from clawdeploy.money import format_dollars
 
+if TYPE_CHECKING:
+    import aiohttp
+
 Answer = TypeVar("Answer")
 
 _SECONDS = 60
 _PAGE = 5000
+_CHUNK = 1 << 18
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -159,8 +165,24 @@ class LedgerClient:
         """Check all books."""
         return self._ask("GET", "/verify", Books)
 
+    def copy(self, target: Path) -> None:
+        """Write a consistent copy of all books to ``target``, which must not exist yet (0600)."""
+        asyncio.run(self._download("/copy", target))
+
+    def adopt(self, copy: Path, keep_balances: bool) -> list[Account]:
+        """Fill the empty books of this host from a copy; without ``keep_balances`` all balances become 0.
+
+        ClawError("ledger_in_use") if they are not empty, "books_damaged" if the copy is not in order.
+        """
+        query = "keep" if keep_balances else "write_off"
+        with copy.open("rb") as body:
+            return self._judged(_Accounts, "PUT", f"/copy?balances={query}", body).accounts
+
     def _ask(self, method: str, path: str, kind: type[Answer], request: Any = None) -> Answer:
         body = None if request is None else msgspec.json.encode(request)
+        return self._judged(kind, method, path, body)
+
+    def _judged(self, kind: type[Answer], method: str, path: str, body: bytes | BinaryIO | None) -> Answer:
         status, raw = asyncio.run(self._exchange(method, path, body))
         try:
             if status != 200:
@@ -173,18 +195,35 @@ class LedgerClient:
                 f"the LLM gateway gave an answer of another release ({error}): run prepare_host again.",
             ) from None
 
-    async def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+    async def _exchange(self, method: str, path: str, body: bytes | BinaryIO | None) -> tuple[int, bytes]:
+        async with self._answer(method, path, body) as response:
+            return response.status, await response.read()
+
+    async def _download(self, path: str, target: Path) -> None:
+        async with self._answer("GET", path, None) as response:
+            if response.status != 200:
+                error = msgspec.json.decode(await response.read(), type=_Refusal).error
+                raise ClawError(error.code, error.message)
+            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                async for chunk in response.content.iter_chunked(_CHUNK):
+                    file.write(chunk)
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, body: bytes | BinaryIO | None
+    ) -> "AsyncIterator[aiohttp.ClientResponse]":
         import aiohttp  # takes longer to import than most verbs to run
 
         try:
             async with (
                 aiohttp.ClientSession(
                     connector=aiohttp.UnixConnector(str(self._socket)),
-                    timeout=aiohttp.ClientTimeout(total=_SECONDS),
+                    timeout=aiohttp.ClientTimeout(total=None, sock_read=_SECONDS),
                 ) as session,
                 session.request(method, f"http://ledger/v1{path}", data=body) as response,
             ):
-                return response.status, await response.read()
+                yield response
         except (aiohttp.ClientError, TimeoutError):
             raise ClawError(
                 "gateway_down",

@@ -1,7 +1,7 @@
 """What the registry knows about a bot, and what callers may ask for. Pure data, checked when decoded."""
 
 import re
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -145,7 +145,10 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one bot should be. ``None`` means: as it is, or the default for a new one."""
+    """What one bot should be. ``None`` means: as it is, or the default for a new one.
+
+    bot_env and bot_config are what its user set of environment and configuration, each as a whole.
+    """
 
     telegram_id: Annotated[int, Meta(ge=1)]
     telegram_username: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,64}$")]
@@ -160,6 +163,8 @@ class BotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     owner: Annotated[str, Meta(pattern=r"^([0-9]{1,20}|@?[A-Za-z][A-Za-z0-9_]{3,31})$")] | None = None
     open_to_all: bool = False
     rotate_gateway_token: bool = False
+    bot_env: dict[str, str] | None = None
+    bot_config: dict[str, Any] | None = None
 
     @property
     def called(self) -> str:
@@ -188,8 +193,10 @@ class ReleaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run_id: RunId
 
 
-class BotSecrets(msgspec.Struct, frozen=True):
+class BotSecrets(msgspec.Struct, frozen=True, omit_defaults=True):
     """Secrets of one bot in clear, kept off its disk.
+
+    With what its user set, which may hold more of them: so that it can be shaped anew without its user.
 
     internal_token is what its agent takes: a token of its own, which the edge puts in place of the gateway
     token, or the gateway token itself where the agent has to check that.
@@ -198,6 +205,8 @@ class BotSecrets(msgspec.Struct, frozen=True):
     telegram_token: str
     llm_key: str
     internal_token: str
+    bot_env: dict[str, str] = {}
+    bot_config: dict[str, Any] = {}
 
 
 Request = TypeVar("Request")

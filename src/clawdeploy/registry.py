@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from clawdeploy import allocation, claims, events
+from clawdeploy import allocation, claims, events, rollbacks
 from clawdeploy.errors import ClawError
 from clawdeploy.host import Host, Paths, free_bytes
 from clawdeploy.models import Bot, BotRequest, BotSecrets, DeclareRequest, Kept, Running, is_dns_label
@@ -243,9 +243,14 @@ def decide(
         notes.append("data restored")
 
     kept = secrets or BotSecrets("", new_llm_key(), new_internal_token())
-    current = msgspec.structs.replace(kept, telegram_token=wanted.telegram_token)
-    if bot is not None and current != secrets:
-        notes.append("secrets renewed" if secrets is None else "telegram token replaced")
+    current = msgspec.structs.replace(
+        kept,
+        telegram_token=wanted.telegram_token,
+        bot_env=kept.bot_env if wanted.bot_env is None else wanted.bot_env,
+        bot_config=kept.bot_config if wanted.bot_config is None else wanted.bot_config,
+    )
+    if bot is not None:
+        notes += ["secrets renewed"] if secrets is None else _replaced(secrets, current)
     after = msgspec.structs.replace(after, llm_key_hash=sha256_hex(current.llm_key))
 
     # A token that was never shown is of no use to anyone: an unfinished deploy gets another one. So does a
@@ -285,6 +290,15 @@ def decide(
         code=code,
         notes=notes,
     )
+
+
+def _replaced(before: BotSecrets, after: BotSecrets) -> list[str]:
+    """Which of the secrets are others now, in words without them."""
+    return [
+        f"{name.replace('telegram_', 'telegram ')} replaced"
+        for name in ("telegram_token", "bot_env", "bot_config")
+        if getattr(before, name) != getattr(after, name)
+    ]
 
 
 def _restored(new: Bot, kept: Kept, taken: set[str]) -> Bot:
@@ -383,6 +397,8 @@ def _declared(decision: Decision, host: Host, check: bool) -> dict[str, Any]:
         "gateway_token": None if check else decision.gateway_token,
         "llm_key": decision.secrets.llm_key,
         "internal_token": decision.secrets.internal_token,
+        "bot_env": decision.secrets.bot_env,
+        "bot_config": decision.secrets.bot_config,
         "claim": {
             "state": decision.claim_state,
             "code": code,
@@ -422,6 +438,30 @@ class Registry:
         """Bot id -> the token the edge shows its agent."""
         found = ((bot.id, load_secrets(self.paths, bot.id)) for bot in self.bots())
         return {bot_id: secrets.internal_token for bot_id, secrets in found if secrets is not None}
+
+    def recall(self) -> list[dict[str, Any]]:
+        """All bots with what the role needs to shape them anew, secrets included; ``reason`` tells why one
+        cannot be shaped now, and is empty for the others.
+        """
+        return [self._recalled(bot) for bot in self.bots()]
+
+    def _recalled(self, bot: Bot) -> dict[str, Any]:
+        secrets, reason = load_secrets(self.paths, bot.id), ""
+        if bot.suspended:
+            reason = "suspended: resume it, then start the upgrade again"
+        elif bot.state != "active":
+            reason = "its last deploy has not ended: deploy it again"
+        elif secrets is None:
+            reason = "its secrets are lost: deploy it again with its token"
+        elif bot.plan not in self.host.plans:
+            reason = f"this host has no plan {bot.plan!r} any more: deploy it with another one"
+        known = {} if reason or secrets is None else msgspec.to_builtins(secrets)
+        token = known.pop("telegram_token", "")
+        return {
+            **describe(bot, self.host),
+            **{"bot_env": {}, "bot_config": {}, "token": token, "reason": reason},
+            **known,
+        }
 
     def declare(self, request: DeclareRequest, now: int, check: bool = False) -> dict[str, Any]:
         """Make the registry hold these bots, leased to this run; all of them or, with a ClawError, none.
@@ -570,6 +610,7 @@ class Registry:
         """Drop the bot's row, secrets and claim; unless it is kept, another bot can then have its slot."""
         remove_secrets(self.paths, bot_id)
         claims.remove_claim(self.paths, bot_id)
+        rollbacks.remove(self.paths, bot_id)
         with self.store.transaction():
             self.store.remove(bot_id)
             if kept is not None:

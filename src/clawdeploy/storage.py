@@ -12,7 +12,7 @@ import secrets
 import stat
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +31,7 @@ HomePath = Annotated[str, Meta(pattern=rf"^{_PART}(/{_PART})*$")]
 Mode = Annotated[str, Meta(pattern=r"^0[0-7]{3}$")]
 
 _WANTED_BY = "local-fs.target"
+_MOST_BYTES = 4 << 20  # of a configuration file
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -182,14 +183,36 @@ class Homes:
 
     def write_file(self, bot_id: str, file: HomeFile) -> None:
         """Replace one file of a mounted home, owned by whoever owns the home."""
+        root = self._mounted(bot_id)
+        with _space_errors(), _Tree(root, root.stat().st_uid) as tree:
+            tree.put(file, check=False)
+
+    def _mounted(self, bot_id: str) -> Path:
         root = self.mount_point(bot_id)
         if not root.is_mount():
             raise ClawError(
                 "not_mounted",
                 f"the disk of bot {bot_id} is not mounted: `systemctl start {unit_name(root)}`.",
             )
+        return root
+
+    def read_file(self, bot_id: str, path: str) -> HomeFile | None:
+        """A file of a mounted home as it is, None if there is none.
+
+        ClawError("path_blocked") if it is no text file of a reasonable size.
+        """
+        root = self._mounted(bot_id)
+        with _Tree(root, root.stat().st_uid) as tree:
+            return tree.read(path)
+
+    def put_back(self, bot_id: str, files: Sequence[HomeFile], absent: Sequence[str]) -> None:
+        """Let these files be as they were before, and those that were not there be gone."""
+        root = self._mounted(bot_id)
         with _space_errors(), _Tree(root, root.stat().st_uid) as tree:
-            tree.put(file, check=False)
+            for file in files:
+                tree.put(file, check=False)
+            for path in absent:
+                tree.remove(path)
 
     def remove(self, bot_id: str) -> None:
         """Undo all of it, the data included. Goes on where an earlier attempt stopped."""
@@ -385,6 +408,40 @@ class _Tree:
         if not check:
             self._replace(directory, name, file)
         return True
+
+    def read(self, path: str) -> HomeFile | None:
+        """The file as it is; None if there is none."""
+        folder, _, name = path.rpartition("/")
+        directory = self._enter(folder or ".", create=False)
+        if directory is None:
+            return None
+        try:
+            descriptor = os.open(
+                name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
+            )
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                raise
+            raise self._in_the_way(path, "a file") from None
+        with os.fdopen(descriptor, "rb") as handle:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+                raise self._in_the_way(path, f"a file of at most {_MOST_BYTES >> 20} MiB")
+            try:
+                content = handle.read(_MOST_BYTES).decode()
+            except UnicodeDecodeError:
+                raise self._in_the_way(path, "a text file") from None
+        return HomeFile(path=path, content=content, mode=f"{stat.S_IMODE(found.st_mode):04o}")
+
+    def remove(self, path: str) -> None:
+        """Let there be no such file; a directory in its place is left."""
+        folder, _, name = path.rpartition("/")
+        directory = self._enter(folder or ".", create=False)
+        if directory is not None:
+            with suppress(FileNotFoundError, IsADirectoryError):
+                os.unlink(name, dir_fd=directory)
 
     def _enter(self, path: str, create: bool) -> int | None:
         """Descriptor of a directory; None if it is missing and must not be made."""

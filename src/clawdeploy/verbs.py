@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clawdeploy import claims, edge, events, suspension
+from clawdeploy import claims, edge, events, rollbacks, suspension
 from clawdeploy.allocation import place
 from clawdeploy.containers import Action, LiveBot, LiveRequest, next_action
 from clawdeploy.errors import ClawError
@@ -115,6 +115,9 @@ def go_live(
     with changing() as registry:
         if not check:
             _remember_containers(registry, request)
+            for bot, action in actions:
+                if action != "keep":  # what was before its last upgrade is of no use any more
+                    rollbacks.remove(registry.paths, bot.id)
         synced = sync(registry, systemctl, now, check)
         if not check:  # whoever was suspended while Docker was at work
             suspension.enforce(registry, halter, [bot.id for bot, action in actions if action != "keep"])

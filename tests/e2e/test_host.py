@@ -8,7 +8,10 @@ from testinfra.host import Host
 
 @pytest.mark.parametrize(
     "unit",
-    ["docker", "haproxy", "caddy", "clawdeploy-llm-gateway", "clawdeploy-firewall", "unattended-upgrades"],
+    [
+        *("docker", "haproxy", "caddy", "unattended-upgrades"),
+        *("clawdeploy-llm-gateway", "clawdeploy-firewall", "clawdeploy-watchdog"),
+    ],
 )
 def test_service_runs_and_comes_back_at_boot(host: Host, unit: str) -> None:
     service = host.service(unit)

@@ -1,9 +1,10 @@
 """Builds the stand-in for NullClaw and its container image: `python -m tests.standin.build`.
 
-`--ca FILE` is the CA bundle the image trusts (default: the system's), `--variant crash|sick` makes an agent
-that ends right after its start, or whose `/ready` never says 200. Prints `{"archive", "tag", "image_id"}` as
-JSON; the archive is for `docker load`. Everything is deterministic and cached by content under
-build/cache/standin/.
+`--ca FILE` is the CA bundle the image trusts (default: the system's). `--variant` makes an agent that ends
+right after its start (`crash`), only if STANDIN_BREAKS is in its environment (`picky`), or some seconds
+later (`late`), or whose `/ready` never says 200 (`sick`). `--release N`: the same under another tag.
+Prints `{"archive", "tag", "image_id"}` as JSON; the archive is for `docker load`. Everything is deterministic
+and cached by content under build/cache/standin/.
 
 Needs gcc, libjansson-dev, libssl-dev and busybox-static.
 
@@ -28,7 +29,7 @@ CACHE = ROOT / "build" / "cache" / "standin"
 BUSYBOX = Path("/bin/busybox")
 SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
 REPOSITORY = "clawdeploy/standin-nullclaw"
-VARIANTS = ("healthy", "crash", "sick")
+VARIANTS = ("healthy", "crash", "sick", "late", "picky")
 NOBODY = 65534
 EPOCH = "2026-01-01T00:00:00Z"
 
@@ -117,7 +118,7 @@ def make_layer(program: bytes, ca: bytes) -> bytes:
     return output.getvalue()
 
 
-def make_config(layer: bytes, variant: str) -> bytes:
+def make_config(layer: bytes, variant: str, release: int = 1) -> bytes:
     """The image's configuration, as upstream's image has it."""
     environment = {
         "PATH": "/usr/local/bin:/bin",
@@ -127,6 +128,8 @@ def make_config(layer: bytes, variant: str) -> bytes:
         "NULLCLAW_GATEWAY_PORT": "3000",
         "STANDIN_VARIANT": variant,
     }
+    if release > 1:
+        environment["STANDIN_RELEASE"] = str(release)
     config = {
         "architecture": "amd64",
         "os": "linux",
@@ -145,18 +148,18 @@ def make_config(layer: bytes, variant: str) -> bytes:
     return json.dumps(config, sort_keys=True).encode()
 
 
-def build_image(ca: Path = SYSTEM_CA, variant: str = "healthy") -> Image:
+def build_image(ca: Path = SYSTEM_CA, variant: str = "healthy", release: int = 1) -> Image:
     """Build the image (or find it in the cache) that trusts the CA bundle `ca`.
 
-    The tag is `clawdeploy/standin-nullclaw:1`, with `-crash` or `-sick` behind it for these variants.
+    The tag is `clawdeploy/standin-nullclaw:1`, 1 being the release, with the name of a variant behind it.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant}: must be one of {', '.join(VARIANTS)}")
     if not BUSYBOX.exists():
         raise RuntimeError(f"{BUSYBOX} is missing: install busybox-static")
-    tag = f"{REPOSITORY}:1" + ("" if variant == "healthy" else f"-{variant}")
+    tag = f"{REPOSITORY}:{release}" + ("" if variant == "healthy" else f"-{variant}")
     layer = make_layer(build_binary().read_bytes(), ca.read_bytes())
-    config = make_config(layer, variant)
+    config = make_config(layer, variant, release)
     image_id = hashlib.sha256(config).hexdigest()
     archive = CACHE / f"image-{variant}-{image_id[:16]}.tar"
     if not archive.exists():
@@ -181,8 +184,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the stand-in NullClaw image.")
     parser.add_argument("--ca", type=Path, default=SYSTEM_CA, help="CA bundle that the image trusts")
     parser.add_argument("--variant", choices=VARIANTS, default="healthy")
+    parser.add_argument("--release", type=int, default=1)
     arguments = parser.parse_args()
-    print(json.dumps(asdict(build_image(arguments.ca, arguments.variant))))
+    print(json.dumps(asdict(build_image(arguments.ca, arguments.variant, arguments.release))))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@
 
 import asyncio
 import logging
-import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +23,7 @@ from clawdeploy.errors import ClawError
 from clawdeploy.llm_gateway.admin import Admin
 from clawdeploy.llm_gateway.app import Gateway
 from clawdeploy.llm_gateway.config import Config, ConfigError, read_api_key
+from clawdeploy.llm_gateway.copies import Copies
 from clawdeploy.llm_gateway.events import Events
 from clawdeploy.llm_gateway.ledger import Ledger
 from clawdeploy.llm_gateway.meter import Meter
@@ -32,6 +31,7 @@ from clawdeploy.llm_gateway.metrics import Metrics
 from clawdeploy.llm_gateway.prices import Prices, operators_price
 from clawdeploy.llm_gateway.upstream import Upstream
 from clawdeploy.money import ceil_nano
+from clawdeploy.sd_notify import notify
 from clawdeploy.store import LedgerStore, migrate_ledger
 
 _config = click.option(
@@ -108,7 +108,8 @@ async def serving(config: Config, api_key: str) -> AsyncIterator[int]:
         gateway = Gateway(config, upstream, prices, meter, events, metrics)
         monitor = web.Application()
         monitor.router.add_get("/metrics", metrics.handle)
-        admin = Admin(ledger, prices, config.model, lambda: check_books(config.ledger_file))
+        copies = Copies(ledger, config.ledger_file)
+        admin = Admin(ledger, prices, config.model, lambda: check_books(config.ledger_file), copies)
         monitoring = await _runner(stack, monitor, 1)
         await web.TCPSite(monitoring, "127.0.0.1", config.metrics_port).start()
         tools = await _runner(stack, admin.app(), 1)
@@ -153,14 +154,6 @@ def check_books(ledger_file: Path) -> dict[str, Any]:
             return {"ok": not problems, "problems": problems, **store.counts()}
     finally:
         store.close()
-
-
-def notify(state: str) -> None:
-    """Tell systemd our state (sd_notify(3): one datagram to $NOTIFY_SOCKET); elsewhere do nothing."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-            channel.connect("\0" + address[1:] if address.startswith("@") else address)
-            channel.send(state.encode())
 
 
 if __name__ == "__main__":

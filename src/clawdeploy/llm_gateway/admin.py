@@ -16,6 +16,7 @@ from aiohttp import web
 
 from clawdeploy.errors import ClawError
 from clawdeploy.ledger import Account, Call
+from clawdeploy.llm_gateway.copies import Copies
 from clawdeploy.llm_gateway.ledger import Ledger, LedgerUnavailableError
 from clawdeploy.llm_gateway.prices import Prices
 from clawdeploy.models import BotId
@@ -26,7 +27,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Wanted = TypeVar("Wanted")
 
 _Nano = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
-_STATUS = {"no_account": 404, "no_price": 404, "ref_used": 409}
+_STATUS = {"no_account": 404, "no_price": 404, "ref_used": 409, "ledger_in_use": 409}
 _MOST_CALLS = 10_000
 _LARGEST = 2**53  # as far as floats count in ones
 _encoder = msgspec.json.Encoder()
@@ -53,13 +54,19 @@ class Admin:
     """The routes."""
 
     def __init__(
-        self, ledger: Ledger, prices: Prices, model: str, verify: Callable[[], dict[str, Any]]
+        self,
+        ledger: Ledger,
+        prices: Prices,
+        model: str,
+        verify: Callable[[], dict[str, Any]],
+        copies: Copies,
     ) -> None:
         """``model``: the one model; ``verify``: checks the books, in a thread of its own."""
         self._ledger = ledger
         self._prices = prices
         self._model = model
         self._verify = verify
+        self._copies = copies
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[_only_root, _refusals_shaped])
@@ -70,6 +77,8 @@ class Admin:
         app.router.add_post("/v1/accounts/{bot}/top-ups", self._top_up)
         app.router.add_get("/v1/price", self._price)
         app.router.add_get("/v1/verify", self._check_books)
+        app.router.add_get("/v1/copy", self._copies.give)
+        app.router.add_put("/v1/copy", self._adopt)
         return app
 
     async def _accounts(self, _request: web.Request) -> web.Response:
@@ -127,6 +136,10 @@ class Admin:
                 f"no price is known for {model!r}: bots cannot use it until one is (llm_gateway_price).",
             )
         return _json(price)
+
+    async def _adopt(self, request: web.Request) -> web.Response:
+        await self._copies.take(request, keep_balances=request.query.get("balances") == "keep")
+        return await self._accounts(request)
 
     async def _check_books(self, _request: web.Request) -> web.Response:
         await self._ledger.run(lambda store: None)  # what was asked for before this is in the books

@@ -6,7 +6,7 @@ first change, so that a refusal among many operations of one transaction needs n
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from clawdeploy.errors import ClawError
@@ -21,6 +21,23 @@ _CALL = ", ".join(Call.__struct_fields__)
 def migrate_ledger(path: Path) -> list[str]:
     """Create the ledger or bring it up to date; returns the names of what was applied."""
     return apply(path, "ledger_migrations")
+
+
+def check_ledger_copy(path: Path) -> dict[str, int]:
+    """Bring a copy of the ledger to the present schema and check its books; returns how much there is.
+
+    ClawError("books_damaged") with what is wrong.
+    """
+    counts: dict[str, int] = {}
+    try:
+        migrate_ledger(path)
+        with closing(LedgerStore(path)) as store, store.reading():
+            problems, counts = store.verify(), store.counts()
+    except sqlite3.DatabaseError as error:
+        problems = [str(error)]
+    if problems:
+        raise ClawError("books_damaged", f"the copy of the ledger is not in order: {'; '.join(problems[:5])}")
+    return counts
 
 
 class LedgerStore:
@@ -236,6 +253,36 @@ class LedgerStore:
             (bot, after, since, until, limit),
         )
         return [Call(*row) for row in rows]
+
+    # --- copies -------------------------------------------------------------------------------------
+
+    def copy_to(self, path: Path) -> None:
+        """Write a copy as the books are at one moment, in nobody's way. Not inside a transaction."""
+        self._db.execute("VACUUM INTO ?", (str(path),))
+
+    def adopt(self, copy: Path, keep_balances: bool, now: float) -> None:
+        """Take over all of a copy's books; calls that it caught in the middle are charged at their bound.
+
+        Without ``keep_balances`` every balance is written off: what was spent after the copy was made is not
+        in it. ClawError("ledger_in_use") if these books have an account already.
+        """
+        if self.counts()["accounts"]:
+            raise ClawError(
+                "ledger_in_use",
+                "this host has books of its own, and two hosts' books cannot become one: restore bots one by "
+                "one, or use a host without accounts.",
+            )
+        with closing(sqlite3.connect(f"file:{copy}?mode=ro", uri=True)) as source:
+            for table in ("account", "call", "entry"):
+                rows = source.execute(f"SELECT * FROM {table}")  # noqa: S608 # names from the line above
+                places = ", ".join("?" * len(rows.description))
+                self._db.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608
+        for call in self.unsettled():
+            self.settle(call.id, Outcome("bound"), now)
+        if not keep_balances:
+            for account in self.accounts():
+                if account.balance:
+                    self._enter(account.bot, "write_off", -account.balance, f"write-off:{account.bot}", now)
 
     # --- the books ----------------------------------------------------------------------------------
 

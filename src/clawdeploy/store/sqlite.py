@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,15 @@ class RegistryStore:
 
     def close(self) -> None:
         self._db.close()
+
+    def copy_to(self, path: Path) -> None:
+        """Make a copy as it is at one moment, whoever writes meanwhile (SQLite's online backup)."""
+        with closing(sqlite3.connect(path)) as target:
+            self._db.backup(target)
+
+    def damage(self) -> list[str]:
+        """What SQLite itself finds wrong with the file; empty if nothing."""
+        return [text for (text,) in self._db.execute("PRAGMA integrity_check") if text != "ok"]
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -1,14 +1,23 @@
 #include "standin.h"
 #include <malloc.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static int usage(void)
 {
     fputs("usage: nullclaw gateway [--host HOST] [--port PORT] | agent -m MESSAGE | --version\n", stderr);
     return 1;
+}
+
+static void *end_late(void *unused)
+{
+    (void)unused;
+    sleep(4);
+    die("error: the stand-in's variant \"late\" ends here, some seconds after its start");
 }
 
 /* The options win over the environment, the environment over the configuration. */
@@ -31,8 +40,12 @@ static int serve(int count, char **arguments)
     int fd = listen_on(host, port);
     say("info(gateway): listening on %s:%s", host, port);
     const char *variant = getenv("STANDIN_VARIANT");
-    if (variant && strcmp(variant, "crash") == 0)
-        die("error: the stand-in's variant \"crash\" ends here, after its start");
+    bool picky = variant && strcmp(variant, "picky") == 0 && getenv("STANDIN_BREAKS");
+    if (picky || (variant && strcmp(variant, "crash") == 0))
+        die("error: the stand-in's variant \"%s\" ends here, after its start", variant);
+    pthread_t end;
+    if (variant && strcmp(variant, "late") == 0 && pthread_create(&end, NULL, end_late, NULL) != 0)
+        die("error: no thread");
     web_start();
     telegram_start();
     gateway_serve(fd, strncmp(host, "127.", 4) != 0 && strcmp(host, "localhost") != 0 && strcmp(host, "::1") != 0);

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from clawdeploy.host import Host, Paths, load_host
 from clawdeploy.ledger_client import LedgerClient
 from clawdeploy.llm_gateway.__main__ import check_books
 from clawdeploy.llm_gateway.admin import Admin
+from clawdeploy.llm_gateway.copies import Copies
 from clawdeploy.llm_gateway.ledger import Ledger
 from clawdeploy.llm_gateway.prices import Prices, operators_price
 from clawdeploy.registry import Registry
@@ -113,14 +115,21 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def paths(tmp_path: Path, empty_registry: Path) -> Paths:
+    return make_paths(tmp_path, empty_registry)
+
+
+def make_paths(place: Path, empty_registry: Path) -> Paths:
+    """A host that prepare_host has just made, under one directory."""
     found = Paths(
-        host_file=tmp_path / "host.json",
-        state=tmp_path / "state",
-        maps=tmp_path / "maps",
-        haproxy_socket=tmp_path / "admin.sock",
-        units=tmp_path / "units",
-        lock=tmp_path / "lock",
-        ledger_socket=tmp_path / "ledger.sock",
+        host_file=place / "host.json",
+        state=place / "state",
+        maps=place / "maps",
+        haproxy_socket=place / "admin.sock",
+        units=place / "units",
+        lock=place / "lock",
+        upgrade_lock=place / "upgrade_lock",
+        ledger_socket=place / "ledger.sock",
+        watchdog_file=place / "watchdog.json",
         maps_group="root",
         llm_group="root",
     )
@@ -133,6 +142,12 @@ def paths(tmp_path: Path, empty_registry: Path) -> Paths:
 
 @pytest.fixture
 def ledger(paths: Paths) -> Iterator[LedgerClient]:
+    with serving_ledger(paths) as client:
+        yield client
+
+
+@contextmanager
+def serving_ledger(paths: Paths) -> Iterator[LedgerClient]:
     """The ledger as the LLM gateway serves it, at work in a thread of its own."""
     ledger_file = paths.state / "ledger.db"
     migrate_ledger(ledger_file)
@@ -142,7 +157,8 @@ def ledger(paths: Paths) -> Iterator[LedgerClient]:
     async def serve() -> None:
         books = Ledger(lambda: LedgerStore(ledger_file))
         await books.start()
-        admin = web.AppRunner(Admin(books, prices, MODEL, lambda: check_books(ledger_file)).app())
+        copies = Copies(books, ledger_file)
+        admin = web.AppRunner(Admin(books, prices, MODEL, lambda: check_books(ledger_file), copies).app())
         await admin.setup()
         await web.UnixSite(admin, str(paths.ledger_socket)).start()
         ready.set()
@@ -193,6 +209,11 @@ def systemd(paths: Paths) -> Systemd:
 @pytest.fixture
 def homes(paths: Paths, systemd: Systemd) -> Iterator[Homes]:
     yield Homes(paths, systemd)
+    unmount_all(paths)
+
+
+def unmount_all(paths: Paths) -> None:
+    """Take down every home, so that the directory can be removed."""
     for mount_point in paths.bots.glob("*"):
         while mount_point.is_mount():
             subprocess.run(["umount", str(mount_point)], check=True)
@@ -211,6 +232,7 @@ class Engine:
         self.calls: list[tuple[str, str]] = []
         self.strays: set[str] = set()
         self.broken: set[str] = set()
+        self.missing_images: set[str] = set()
 
     def __enter__(self) -> "Engine":
         return self
@@ -275,6 +297,12 @@ class Engine:
         self.ran.append((bot_id, *command))
         return self.output
 
+    def stop(self, bot_id: str) -> None:
+        self._call("stop", bot_id)
+
+    def restarts(self, bot_id: str) -> int:
+        return 0
+
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
         self._call("make", bot_id)
         self.made[bot_id] = spec
@@ -282,6 +310,19 @@ class Engine:
 
     def log_tail(self, bot_id: str) -> list[str]:
         return []
+
+    @property
+    def frozen(self) -> set[str]:
+        return {bot_id for bot_id, status in self.status.items() if status == "paused"}
+
+    def thaw(self, bot_id: str) -> None:
+        self._call("thaw", bot_id)
+        if bot_id in self.frozen:
+            self.status[bot_id] = "running"
+
+    def fetch(self, reference: str) -> None:
+        if reference in self.missing_images:
+            raise ClawError("image_missing", f"image {reference} is not on this host.")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The engine against a real Docker daemon; containers are made but need not run."""
 
 import gc
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,9 @@ import msgspec
 import pytest
 
 from clawdeploy.containers import ContainerSpec, LiveBot, container_name, next_action
-from clawdeploy.engine import LABEL_BOT, ContainerState, Engine, network_name
+from clawdeploy.engine import LABEL_BOT, ContainerState, Engine, Image, network_name
 from clawdeploy.errors import ClawError
+from clawdeploy.halter import Halter
 from clawdeploy.tokens import new_bot_id
 
 from .conftest import busybox_image, container_spec
@@ -183,3 +185,62 @@ def test_a_command_runs_as_the_bot_and_its_output_comes_back(bot_id: str, engine
     with pytest.raises(ClawError, match="ended with code 3: because") as failed:
         engine.run(bot_id, ["/bin/busybox", "sh", "-c", "echo because >&2; exit 3"])
     assert failed.value.code == "command_failed"
+
+
+def test_a_frozen_bot_stands_still_until_it_is_thawed(bot_id: str, client: Any, engine: Engine) -> None:
+    def state() -> str:
+        return str(client.api.inspect_container(container_name(bot_id))["State"]["Status"])
+
+    with Halter() as halter:
+        assert not halter.freeze(bot_id), "it never ran"
+        engine.make(bot_id, msgspec.convert(container_spec(image=f"clawdeploy-test:{bot_id}"), ContainerSpec))
+        assert halter.freeze(bot_id)
+        assert state() == "paused"
+        assert not halter.freeze(bot_id), "whoever froze it thaws it"
+        engine.thaw(bot_id)
+        assert state() == "running"
+        engine.thaw(bot_id)
+        assert state() == "running"
+        for verb in (halter.freeze, engine.thaw):
+            assert not verb("zzzzzzzzzzzz")
+
+
+def test_an_image_is_here_or_must_be_brought(bot_id: str, client: Any, engine: Engine) -> None:
+    engine.fetch(client.images.get(f"clawdeploy-test:{bot_id}").id)
+    for reference in ("sha256:" + "0" * 64, "registry.invalid/agent@sha256:" + "0" * 64):
+        with pytest.raises(ClawError, match="docker load") as error:
+            engine.fetch(reference)
+        assert error.value.code == "image_missing"
+
+
+def test_a_container_ends_when_told_and_restarts_by_itself_are_counted(
+    bot_id: str, client: Any, engine: Engine
+) -> None:
+    engine.stop("zzzzzzzzzzzz")
+    assert engine.restarts("zzzzzzzzzzzz") is None
+    image = f"clawdeploy-test:{bot_id}"
+    engine.make(bot_id, msgspec.convert(container_spec(image=image), ContainerSpec))
+    assert engine.restarts(bot_id) == 0
+    engine.stop(bot_id)
+    assert engine.states()[bot_id].dead
+    command = ["/bin/busybox", "false"]
+    engine.make(bot_id, msgspec.convert(container_spec(image=image, command=command), ContainerSpec))
+    deadline = time.monotonic() + 20
+    while engine.restarts(bot_id) == 0:
+        assert time.monotonic() < deadline, "Docker never started it again"
+
+
+def test_only_an_image_without_containers_is_unused_and_goes_with_all_its_names(
+    bot_id: str, client: Any, engine: Engine
+) -> None:
+    name = f"clawdeploy-test:{bot_id}"
+    used = client.api.inspect_image(name)["Id"]
+    archive = client.api.export(container_name(bot_id))
+    tags = {f"clawdeploy-test:{bot_id}-{part}" for part in ("a", "b")}
+    client.api.import_image_from_data(b"".join(archive), repository="clawdeploy-test", tag=f"{bot_id}-a")
+    client.api.tag(f"clawdeploy-test:{bot_id}-a", "clawdeploy-test", f"{bot_id}-b")
+    (found,) = [image for image in engine.unused_images() if tags & set(image.tags)]
+    assert (set(found.tags), found.id == used) == (tags, False)
+    assert engine.remove_image(found)
+    assert not tags & {tag for image in engine.unused_images() for tag in image.tags}
+    assert not engine.remove_image(Image(used, (), (), 0)), "its bot's container needs it"

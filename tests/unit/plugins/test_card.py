@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.clawdeploy.fleet.plugins.action.deploy_card import write_private
 from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._card import KEPT, render
+from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._files import write_private
 
 LINK = "https://t.me/my_bot?start=code"
 BOT: dict[str, Any] = {

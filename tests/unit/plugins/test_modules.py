@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.clawdeploy.fleet.plugins.modules import (
+    bot_backup,
     bot_balance,
     bot_home,
     bot_info,
     bot_live,
     bot_registry,
+    bot_restore,
     bot_routes,
     bot_top_up,
     host_info,
@@ -193,3 +195,33 @@ def test_balances_and_bots_are_read(run_module: RunModule, answers: dict[str, An
     assert [call[0] for call in calls()] == [
         ["balance", "a", "--json"], ["balance", "--json"], ["list", "--json"]
     ]  # fmt: skip
+
+
+def test_backups_are_made_of_all_or_of_some(
+    run_module: RunModule, answers: dict[str, Any], calls: Calls
+) -> None:
+    answers["backup"] = {"changed": True, "diff": {}, "snapshots": [{"what": "a"}], "skipped": []}
+    assert run_module(bot_backup)["snapshots"] == [{"what": "a"}]
+    run_module(bot_backup, check_mode=True, bots=["a", "b"])
+    answers["backup"] = {"error": {"code": "wrong_password", "message": "another password"}}
+    assert run_module(bot_backup)["code"] == "wrong_password"
+    assert [call[0] for call in calls()][:2] == [
+        ["backup", "run", "--json"], ["backup", "run", "--check", "a", "b", "--json"]
+    ]  # fmt: skip
+
+
+def test_a_restore_is_the_bot_or_why_it_does_not_answer(
+    run_module: RunModule, answers: dict[str, Any], calls: Calls
+) -> None:
+    bot = {"id": "a", "label": "support", "healthy": True, "reason": ""}
+    answers["restore"] = {"changed": True, "diff": {"before": "", "after": "x"}, "bots": [bot]}
+    result = run_module(bot_restore, bot="support", snapshot="1a2b3c4d", with_balance=True)
+    assert (result["bot"]["id"], result["changed"]) == ("a", True)
+    assert run_module(bot_restore, check_mode=True, bot="support")["diff"]["after"] == "x"
+    answers["restore"] = {"changed": True, "bots": [bot | {"healthy": False, "reason": "it exited"}]}
+    failed = run_module(bot_restore, bot="support")
+    assert failed["msg"] == "support is restored, but does not answer: it exited"
+    assert [call[0] for call in calls()][:2] == [
+        ["restore", "--timeout=60", "--snapshot=1a2b3c4d", "--with-balance", "support", "--json"],
+        ["restore", "--timeout=60", "--check", "support", "--json"],
+    ]

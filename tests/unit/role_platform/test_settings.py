@@ -1,4 +1,4 @@
-"""Wrong settings of platform and llm_gateway end the run before anything changes, with a line that helps."""
+"""Wrong settings of the roles of the package end the run before anything changes, with a line that helps."""
 
 import contextlib
 import json
@@ -38,6 +38,7 @@ GOOD = {
     "llm_gateway_address": "10.201.255.1",
     "llm_gateway_port": 8788,
     "llm_gateway_bot_pool": "10.200.0.0/16",
+    "watchdog_plans": ["small", "large"],
 }
 
 
@@ -124,6 +125,74 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "platform_bot_uid_base was 200000 and is now 300000.",
         ],
     ),
+    "good rules": (
+        {
+            "watchdog_rules": {"cpu": {"limit": 0.8, "ladder": ["warn", "suspend"]}, "spend": {"ladder": []}},
+            "watchdog_plan_rules": {"large": {"cpu": {"hits": 19}, "memory": {"limit": 1}}},
+            "watchdog_telegram_token": "7000000001:AASECRETSECRETSECRETSECRETSECRETSECR",
+            "watchdog_telegram_chat": -100123,
+            "watchdog_email": "ops@example.com",
+        },
+        [],
+    ),
+    "a rule nobody knows": ({"watchdog_rules": {"gpu": {}}}, ["no rule gpu", "cpu, memory"]),
+    "a rule with a typo": ({"watchdog_rules": {"cpu": {"limits": 1}}}, ["watchdog_rules.cpu may have limit"]),
+    "a rule that is a number": ({"watchdog_rules": {"cpu": 1}}, ["watchdog_rules.cpu may have limit"]),
+    "rules that are no rules": ({"watchdog_rules": ["cpu"]}, ["watchdog_rules", "rules by name"]),
+    "a ladder upside down": (
+        {"watchdog_rules": {"cpu": {"ladder": ["suspend", "warn"]}}},
+        ['ladder is ["suspend", "warn"]', "in this order"],
+    ),
+    "a ladder of a word": ({"watchdog_rules": {"cpu": {"ladder": "warn"}}}, ['ladder is "warn"']),
+    "a plan's rule that makes no sense with the host's": (
+        {
+            "watchdog_rules": {"cpu": {"of": 10, "hits": 5}},
+            "watchdog_plan_rules": {"small": {"cpu": {"hits": 11}}},
+        },
+        ["watchdog_plan_rules.small.cpu: hits (11), of (10)"],
+    ),
+    "rules of no plan": (
+        {"watchdog_plan_rules": {"huge": {}}},
+        ["watchdog_plan_rules.huge: this host has no such plan, only small, large"],
+    ),
+    "a window shorter than a look": ({"watchdog_window": 1}, ["watchdog_window is 1", "watchdog_interval"]),
+    "all of a throttled bot": ({"watchdog_throttle": 1}, ["watchdog_throttle", "such as 0.5"]),
+    "a chat without a token": ({"watchdog_telegram_chat": 42}, ["watchdog_telegram_chat", "together"]),
+    "a token that is none": (
+        {"watchdog_telegram_token": "SECRET", "watchdog_telegram_chat": 42},
+        ["watchdog_telegram_token", "@BotFather"],
+    ),
+    "several of the watchdog at once": (
+        {"watchdog_interval": 0, "watchdog_email": "me", "watchdog_command": ["notify"]},
+        ["watchdog_interval", "watchdog_email", "watchdog_command"],
+    ),
+    "wrong settings of a backup that is off": ({"backup_password": "x"}, []),
+    "backups that are all wrong": (
+        {
+            "backup_repository": "backups",
+            "backup_password": "SECRET",
+            "backup_environment": {"aws key": "SECRET"},
+            "backup_keep_daily": 0,
+        },
+        [
+            'backup_repository is "backups"',
+            'backup_password is "6 characters long"',
+            'backup_environment is ["aws key"]',
+            "backup_keep_daily is 0",
+        ],
+    ),
+    "a repository with a password in it": (
+        {"backup_repository": "sftp:user:SECRET@host:/x", "backup_password": "SECRET-SECRET"},
+        ["backup_repository", "without a password"],
+    ),
+    "restic's own variables": (
+        {
+            "backup_repository": "s3:https://s3.example.com/bucket",
+            "backup_password": "SECRET-SECRET",
+            "backup_environment": {"RESTIC_PASSWORD": "SECRET"},
+        },
+        ["backup_environment", "none of them restic's own"],
+    ),
     "two at once": (
         {"platform_disk_floor": "x", "platform_reserved_names": ["A b"]},
         ["platform_disk_floor", "platform_reserved_names"],
@@ -151,7 +220,7 @@ PLAYBOOK = [
                             "__platform_registry": "{{ results }}/registry-{{ bots | default('none') }}.db",
                         },
                     }
-                    for role in ("platform", "llm_gateway")
+                    for role in ("platform", "llm_gateway", "watchdog", "backup")
                 ],
                 "rescue": [
                     {

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from clawdeploy.watchdog.sensors import parse_denials
 from tests.unit.roles_host.harness import (
     BOT,
     BOT6,
@@ -287,3 +288,20 @@ def test_gateway_user_reaches_the_internet_but_no_bot_and_no_metadata(confined: 
 def test_other_users_of_the_host_are_not_confined(confined: Network) -> None:
     targets = [f"tcp:{BOT}:{BOT_PORT}", f"tcp:{INTERNET}:443", "tcp:127.0.0.1:22"]
     assert confined.host.probe(*targets) == dict.fromkeys(targets, "open")
+
+
+def test_what_a_bot_was_refused_is_counted_for_that_bot(net: Network) -> None:
+    """The watchdog finds its counts in what the rules keep, under the bot's own address."""
+
+    def counted() -> dict[str, int]:
+        listing = net.host.run("nft", "--json", "list", "set", "inet", "clawdeploy", "bot_denials").stdout
+        return parse_denials(listing.encode())
+
+    before = counted()
+    net.bot.probe(
+        f"tcp:{PRIVATE[0]}:80", f"tcp:{INTERNET}:25", f"tcp:{HOST}:22", f"tcp:{NEIGHBOUR}:{BOT_PORT}"
+    )
+    net.bot.probe(f"tcp:{INTERNET}:443", f"tcp:{GATEWAY}:{GATEWAY_PORT}")
+    after = counted()
+    assert after[BOT] - before.get(BOT, 0) == 4, "one packet each, and none for what is allowed"
+    assert after.get(NEIGHBOUR, 0) == before.get(NEIGHBOUR, 0)

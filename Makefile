@@ -13,6 +13,9 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-e
   --custom-compile-command 'make lock'
 
 .PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-gateway bench-ops bench-tiers bench-watchdog verify-image image-openclaw docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops bench-tiers verify-image image-openclaw docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops verify-image docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops bench-watchdog verify-image docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,11 +62,11 @@ bench-density: setup ## Measure how many bots fit on 1 GB and one CPU; figures i
 bench-gateway: setup ## Measure the LLM gateway; figures in build/bench/gateway.json
 	@$(PY) -m tests.bench.gateway
 
+bench-tiers: setup ## Measure what each agent costs; figures in build/bench/tiers.json
+	@$(PY) -m tests.bench.tiers
 bench-watchdog: setup ## Measure the watchdog beside lawful bots, MINUTES=10; figures in build/bench/watchdog.json
 	@$(PY) -m tests.bench.watchdog
 
-bench-tiers: setup ## Measure what each agent costs; figures in build/bench/tiers.json
-	@$(PY) -m tests.bench.tiers
 bench-ops: setup ## Measure the kill switch; figures in build/bench/ops.json
 	@$(PY) -m tests.bench.ops
 

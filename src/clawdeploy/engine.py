@@ -162,7 +162,7 @@ class Engine:
         try:
             with suppress(NotFound):
                 # Not killed: some agents hold a lock on their data that only a proper end gives back.
-                api.stop(name, timeout=self._stop_seconds(name))
+                api.stop(name)  # for as long as its specification says
                 api.remove_container(name, force=True, v=True)
             self._ensure_network(bot_id, spec.network)
             api.create_container_from_config(self._config(bot_id, spec), name)

@@ -12,9 +12,7 @@ export MYPY_CACHE_DIR := $(CURDIR)/build/cache/mypy
 COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --custom-compile-command 'make lock'
 
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops bench-tiers verify-image image-openclaw docs lock format
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops verify-image docs lock format
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops bench-watchdog verify-image docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops bench-tiers bench-watchdog verify-image image-openclaw docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -3,6 +3,7 @@
 Nothing that is here is ever overwritten, and no balance comes back by itself: see docs/money.md.
 """
 
+import json
 import os
 import secrets as random
 from collections.abc import Callable, Mapping, Sequence
@@ -244,12 +245,9 @@ def _review(
 
 
 def _request(record: BotRecord) -> BotRequest:
-    shared = {
-        name: getattr(record.bot, name)
-        for name in BotRequest.__struct_fields__
-        if name not in ("telegram_token", "rotate_gateway_token")
-    }
-    return BotRequest(telegram_token=record.secrets.telegram_token, **shared)
+    shared = [name for name in BotRequest.__struct_fields__ if name in Bot.__struct_fields__]
+    known = {name: getattr(record.bot, name) for name in shared}
+    return BotRequest(telegram_token=record.secrets.telegram_token, **known)
 
 
 def _row(registry: Registry, record: BotRecord, run_id: str, now: int) -> Bot:
@@ -345,6 +343,8 @@ def _renaming(record: BotRecord, bot: Bot, host: Host) -> Callable[[str], str]:
         record.llm_gateway_url: host.llm_gateway_url,
         record.url.rstrip("/"): host.origin(bot.label).rstrip("/"),
         record.openrouter_model: host.openrouter_model,
+        # The edge's address, by which some agents trust it. In quotes, for it may begin another address.
+        json.dumps(record.container.network.gateway): json.dumps(place(bot.slot, host).host_address),
     }
 
     def change(content: str) -> str:

@@ -3,6 +3,7 @@
 Nothing that is here is ever overwritten, and no balance comes back by itself: see docs/money.md.
 """
 
+import json
 import os
 import secrets as random
 from collections.abc import Callable, Mapping, Sequence
@@ -355,6 +356,8 @@ def _renaming(record: BotRecord, bot: Bot, host: Host) -> Callable[[str], str]:
         record.llm_gateway_url: host.llm_gateway_url,
         record.url.rstrip("/"): host.origin(bot.label).rstrip("/"),
         record.openrouter_model: host.openrouter_model,
+        # The edge's address, by which some agents trust it. In quotes, for it may begin another address.
+        json.dumps(record.container.network.gateway): json.dumps(place(bot.slot, host).host_address),
     }
 
     def change(content: str) -> str:

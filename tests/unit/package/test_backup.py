@@ -107,6 +107,7 @@ class Place:
             "base_url": HOST["llm_gateway_url"],
             "url": bot["url"],
             "model": f"clawdeploy/{HOST['openrouter_model']}",
+            "proxies": [bot["host_address"], f"{bot['host_address']}0"],
         }
         made = ask(
             self.machine,
@@ -320,6 +321,7 @@ def test_another_host_gives_it_new_addresses_and_no_money(here: Place, elsewhere
         "base_url": "http://10.9.9.1:8788/api/v1",
         "url": "https://support.other.test/",
         "model": "clawdeploy/vendor/better",
+        "proxies": [ask(elsewhere.machine, "show", bot["id"])["host_address"], f"{bot['host_address']}0"],
     }
     with closing(sqlite3.connect(elsewhere.home(bot) / "data/notes.db")) as db:
         assert db.execute("SELECT text FROM note").fetchall() == [("buy milk",)]

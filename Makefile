@@ -12,7 +12,8 @@ export MYPY_CACHE_DIR := $(CURDIR)/build/cache/mypy
 COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --custom-compile-command 'make lock'
 
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-density bench-gateway bench-ops bench-watchdog verify-image docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-gateway bench-ops bench-tiers bench-watchdog verify-image image-openclaw docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-edge bench-gateway bench-ops bench-tiers bench-watchdog verify-image image-openclaw docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +60,8 @@ bench-density: setup ## Measure how many bots fit on 1 GB and one CPU; figures i
 bench-gateway: setup ## Measure the LLM gateway; figures in build/bench/gateway.json
 	@$(PY) -m tests.bench.gateway
 
+bench-tiers: setup ## Measure what each agent costs; figures in build/bench/tiers.json
+	@$(PY) -m tests.bench.tiers
 bench-watchdog: setup ## Measure the watchdog beside lawful bots, MINUTES=10; figures in build/bench/watchdog.json
 	@$(PY) -m tests.bench.watchdog
 
@@ -67,6 +70,9 @@ bench-ops: setup ## Measure the kill switch; figures in build/bench/ops.json
 
 verify-image: setup ## Check an agent's image against its contract: make verify-image IMAGE=name:tag
 	@$(PY) -m tests.verify_image $(or $(IMAGE),$(error set IMAGE, for example: make verify-image IMAGE=nullclaw:1.0))
+
+image-openclaw: setup ## Build OpenClaw's image into build/images/openclaw.tar, for hosts that reach no registry
+	@ansible-playbook playbooks/build_image.yml -e agent_image_agent=openclaw
 
 docs: setup ## Write docs/roles.md anew from the roles' argument specs
 	$(PY) tools/role_tables.py

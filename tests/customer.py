@@ -78,7 +78,9 @@ class TelegramUser:
             "after": self.seen,
             "wait": wait,
         }
-        async with self.session.get("https://api.telegram.org/_sim/messages", params=query) as response:
+        limit = aiohttp.ClientTimeout(total=wait + 10)
+        where = "https://api.telegram.org/_sim/messages"
+        async with self.session.get(where, params=query, timeout=limit) as response:
             response.raise_for_status()
             messages: list[dict[str, Any]] = (await response.json())["messages"]
             return messages

@@ -121,6 +121,19 @@ options:
               - Path that answers 200 when the bot lives.
               - The first public path ending in C(/health) if not given.
             type: str
+          login:
+            description: How the agent makes a one-time link into its web interface, if it has one.
+            type: dict
+            suboptions:
+              command:
+                description: Command to run in its container. It prints a JSON object.
+                type: list
+                elements: str
+                required: true
+              field:
+                description: Key of the link in that object.
+                type: str
+                required: true
   ids:
     description: Ids of the bots to remove, for O(state=absent).
     type: list
@@ -162,6 +175,13 @@ EDGE = {
     "body_limit": {"type": "int", "required": True},
     "routes": {"type": "list", "elements": "dict", "required": True, "options": ROUTE},
     "health_path": {"type": "str"},
+    "login": {
+        "type": "dict",
+        "options": {
+            "command": {"type": "list", "elements": "str", "required": True},
+            "field": {"type": "str", "required": True},
+        },
+    },
 }
 BOT = {
     "telegram_id": {"type": "int", "required": True},

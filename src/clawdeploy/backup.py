@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from clawdeploy import claims, version
+from clawdeploy import claims, events, version
 from clawdeploy.containers import ContainerSpec
 from clawdeploy.errors import ClawError
 from clawdeploy.files import private_directory
 from clawdeploy.host import Paths, free_bytes
 from clawdeploy.ledger_client import Account
-from clawdeploy.models import Bot, BotSecrets
+from clawdeploy.models import Bot, BotSecrets, Suspension
 from clawdeploy.registry import iso
 from clawdeploy.restic import Restic, Settings, Snapshot
 from clawdeploy.secret_files import load_secrets
@@ -64,6 +64,7 @@ class BotRecord(msgspec.Struct, frozen=True, kw_only=True):
     bot: Bot
     secrets: BotSecrets
     claim: claims.Claim | None
+    suspension: Suspension | None
     container: ContainerSpec
     account: Account | None
 
@@ -83,6 +84,13 @@ def tell(event: str, message: str) -> None:
     level = syslog.LOG_ERR if event.endswith("failed") else syslog.LOG_INFO
     syslog.openlog(_JOURNAL_NAME, 0, syslog.LOG_DAEMON)
     syslog.syslog(level, f"event={event} {message}")
+
+
+def note(machine: "Machine", event: str, message: str) -> None:
+    """An event for the journal, and for ``clawctl events`` as far as there is a registry."""
+    tell(event, message)
+    with suppress(ClawError), machine.changing() as registry:
+        events.record(registry.store, event, None, message)
 
 
 def open_repository(paths: Paths) -> Restic:
@@ -225,6 +233,7 @@ def _copy_bot(machine: "Machine", bot: Bot, url: str, place: Path, now: int) -> 
         secrets = load_secrets(machine.paths, bot.id)
         container = registry.store.container(bot.id)
         claim = claims.load_claim(machine.paths, bot.id)
+        why = registry.store.suspensions().get(bot.id)
         host = registry.host
     if secrets is None or container is None:
         raise ClawError("not_deployed", "its secrets or its container are not known: deploy it again first.")
@@ -254,6 +263,7 @@ def _copy_bot(machine: "Machine", bot: Bot, url: str, place: Path, now: int) -> 
         bot=bot,
         secrets=secrets,
         claim=claim,
+        suspension=why,
         container=container,
         account=account,
     )

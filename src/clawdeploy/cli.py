@@ -15,6 +15,7 @@ import msgspec
 
 from clawdeploy import allocation, claims, verbs, version
 from clawdeploy.cli_backup import backup_verbs
+from clawdeploy.cli_login import login
 from clawdeploy.cli_money import money_verbs
 from clawdeploy.cli_ops import cells, gauge, ops_verbs, suspended
 from clawdeploy.cli_upgrades import upgrade_verbs
@@ -52,7 +53,7 @@ def main() -> None:
     """
 
 
-for added_verb in (*money_verbs, *ops_verbs, *backup_verbs, *upgrade_verbs, watch):
+for added_verb in (*money_verbs, *ops_verbs, *backup_verbs, *upgrade_verbs, login, watch):
     main.add_command(added_verb)
 
 

@@ -58,11 +58,11 @@ def run(machine: Machine, as_json: bool, bots: tuple[str, ...], check: bool) -> 
     except ClawError as error:
         if not check:
             for code, message in error.problems:
-                backups_.tell("backup_failed", f"{code}: {message}")
+                backups_.note(machine, "backup_failed", f"{code}: {message}")
         raise
     if not check:
         count = len(result["snapshots"])
-        backups_.tell("backup_done", f"{count} backups made, {sum(_added(result))} bytes were new")
+        backups_.note(machine, "backup_done", f"{count} backups made, {sum(_added(result))} bytes were new")
     say(result, as_json, summary(result) if check else _told(result))
 
 
@@ -117,7 +117,7 @@ def verify(machine: Machine, as_json: bool, subset: str) -> None:
     say(result, as_json, text)
     if not result["ok"]:
         for problem in result["problems"]:
-            backups_.tell("backup_verify_failed", problem)
+            backups_.note(machine, "backup_verify_failed", problem)
         click.get_current_context().exit(1)
 
 

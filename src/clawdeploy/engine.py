@@ -4,7 +4,7 @@ What a container should be is said by the ``bot`` role, as a ContainerSpec.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import NOT_FOUND
@@ -22,6 +22,7 @@ from clawdeploy.errors import ClawError
 LABEL_BOT = "clawdeploy.bot"
 LABEL_SPEC = "clawdeploy.spec"
 _STOP_SECONDS = 10
+_EX_CONFIG = 78
 # Docker 25 brought health checks' start_interval (https://docs.docker.com/reference/api/engine/version-history/).
 _START_INTERVAL_API = "1.44"
 
@@ -53,6 +54,11 @@ class ContainerState:
     def dead(self) -> bool:
         """Down, and the engine will not bring it back by itself."""
         return self.state in ("exited", "dead", "created", "removing")
+
+    @property
+    def misconfigured(self) -> bool:
+        """It ended with EX_CONFIG of sysexits.h: another start with the same settings ends the same way."""
+        return f"({_EX_CONFIG})" in self.status
 
     @property
     def alive(self) -> bool:
@@ -155,6 +161,8 @@ class Engine:
         api = self._docker.api
         try:
             with suppress(NotFound):
+                # Not killed: some agents hold a lock on their data that only a proper end gives back.
+                api.stop(name)  # for as long as its specification says
                 api.remove_container(name, force=True, v=True)
             self._ensure_network(bot_id, spec.network)
             api.create_container_from_config(self._config(bot_id, spec), name)
@@ -178,6 +186,32 @@ class Engine:
             raise ClawError(
                 "container_failed", f"container {container_name(bot_id)} cannot be started: {error}"
             ) from None
+
+    def run(self, bot_id: str, command: Sequence[str]) -> bytes:
+        """Run a command in the bot's container, as its user; return its standard output.
+
+        ClawError("no_container") if it does not run, "command_failed" with the end of what the command said.
+        """
+        name, api = container_name(bot_id), self._docker.api
+        try:
+            started = api.exec_create(name, list(command))
+            output, errors = api.exec_start(started, demux=True)
+            code = api.exec_inspect(started)["ExitCode"]
+        except APIError as error:
+            if error.status_code in (404, 409):  # there is none, or it is not running
+                raise ClawError("no_container", f"the container of bot {bot_id} does not run.") from None
+            raise _down(error) from None
+        except DockerException as error:
+            raise _down(error) from None
+        if code != 0:
+            said = " ".join((errors or output or b"").decode(errors="replace").split())[-300:]
+            raise ClawError("command_failed", f"`{command[0]}` in {name} ended with code {code}: {said}")
+        return bytes(output or b"")
+
+    def _stop_seconds(self, name: str) -> int:
+        """How long the container may take to end, as its specification says."""
+        config: dict[str, Any] = self._docker.api.inspect_container(name)["Config"]
+        return int(config.get("StopTimeout") or _STOP_SECONDS)
 
     def _state(self, bot_id: str) -> str:
         """Docker's word for the state of the bot's container; NotFound if it has none."""
@@ -352,7 +386,8 @@ class Engine:
     def restart(self, bot_id: str) -> None:
         """Restart the bot; ClawError("no_container") if it has none."""
         try:
-            self._docker.containers.get(container_name(bot_id)).restart(timeout=_STOP_SECONDS)
+            name = container_name(bot_id)
+            self._docker.api.restart(name, timeout=self._stop_seconds(name))
         except NotFound:
             raise _no_container(bot_id) from None
         except DockerException as error:

@@ -141,7 +141,7 @@ async def _wait_for(
                     return "", loop.time()
                 reason = trouble
                 dead = dead + 1 if state is None or state.dead else 0
-                if dead >= _DEAD_TICKS:
+                if dead >= _DEAD_TICKS or (state is not None and state.misconfigured):
                     break
     return reason, loop.time()
 

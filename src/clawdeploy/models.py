@@ -42,12 +42,22 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"prefix {self.path!r} must end in /")
 
 
+class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an agent makes a one-time link into its web interface: a command to run in its container, and the
+    field of the JSON object it prints that holds the link, as it would be without the edge.
+    """
+
+    command: Annotated[tuple[str, ...], Meta(min_length=1)]
+    field: Annotated[str, Meta(min_length=1)]
+
+
 class Edge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the edge does for a bot; body_limit is bytes."""
 
     body_limit: Annotated[int, Meta(ge=1)]
     routes: tuple[Route, ...]
     health_path: str = ""
+    login: Login | None = None
 
     def __post_init__(self) -> None:
         if self.health_path:
@@ -55,6 +65,11 @@ class Edge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         keys = [(route.match, route.path) for route in self.routes]
         if len(set(keys)) != len(keys):
             raise ValueError("a path appears twice in routes")
+
+    @property
+    def agent_checks_tokens(self) -> bool:
+        """Whether customers show the gateway token to the agent itself, which then has to know it."""
+        return any(route.auth == "agent" for route in self.routes)
 
     def health(self) -> str | None:
         """Path that answers 200 while the bot lives: health_path, else the first public exact .../health."""
@@ -182,6 +197,8 @@ class BotSecrets(msgspec.Struct, frozen=True, omit_defaults=True):
     """Secrets of one bot in clear, kept off its disk.
 
     With what its user set, which may hold more of them: so that it can be shaped anew without its user.
+    internal_token is what its agent takes: a token of its own, which the edge puts in place of the gateway
+    token, or the gateway token itself where the agent has to check that.
     """
 
     telegram_token: str

@@ -262,10 +262,16 @@ def decide(
         notes += ["secrets renewed"] if secrets is None else _replaced(secrets, current)
     after = msgspec.structs.replace(after, llm_key_hash=sha256_hex(current.llm_key))
 
-    # A token that was never shown is of no use to anyone: an unfinished deploy gets another one.
+    # A token that was never shown is of no use to anyone: an unfinished deploy gets another one. So does a
+    # bot whose agent must know the token and does not.
     gateway_token = None
-    if bot is None or bot.state == "deploying" or wanted.rotate_gateway_token:
+    agent_lacks_it = (
+        wanted.edge.agent_checks_tokens and sha256_hex(current.internal_token) != after.gateway_token_hash
+    )
+    if bot is None or bot.state == "deploying" or wanted.rotate_gateway_token or agent_lacks_it:
         gateway_token = new_gateway_token()
+        if wanted.edge.agent_checks_tokens:
+            current = msgspec.structs.replace(current, internal_token=gateway_token)
         after = msgspec.structs.replace(
             after, gateway_token_hash=sha256_hex(gateway_token), state="deploying"
         )

@@ -97,7 +97,8 @@ class Restic:
         said = self._run(
             "backup", "--json", "--quiet", f"--host={self._host}", *labels, *names, directory=directory
         )
-        return msgspec.json.decode(said.splitlines()[-1], type=Saved)
+        (summary,) = (line for line in said.splitlines() if b'"summary"' in line)
+        return msgspec.json.decode(summary, type=Saved)
 
     def snapshots(self) -> list[Snapshot]:
         """All of them, whichever host made them, oldest first."""

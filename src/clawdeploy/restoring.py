@@ -3,6 +3,7 @@
 Nothing that is here is ever overwritten, and no balance comes back by itself: see docs/money.md.
 """
 
+import json
 import os
 import secrets as random
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clawdeploy import backup, claims, verbs
+from clawdeploy import backup, claims, events, verbs
 from clawdeploy.allocation import lowest_free, place
 from clawdeploy.backup import HOME, PLATFORM, BotRecord
 from clawdeploy.containers import ContainerSpec, LiveBot, LiveRequest
@@ -158,6 +159,9 @@ def _restore_bot(
     except BaseException:
         _undo(machine, bot, now)
         raise
+    with machine.changing() as registry:
+        details = {"snapshot": snapshot.id[:8], "taken_at": record.taken_at, "money": money}
+        events.record(registry.store, "restored", bot, f"{bot.label} restored from a backup", details)
     health = result["bots"][0] if result["bots"] else {"healthy": True, "reason": None}
     return answer | {"healthy": health["healthy"], "reason": health["reason"]}
 
@@ -227,10 +231,13 @@ def _review(
                     f"its token @{bot.telegram_username} runs here as {other.label}: destroy that one first.",
                 )
             ]
-    image = machine.homes.image(bot.id)
-    if image.exists():
+    if any(bot.id == one.id for one in registry.store.kept()) or machine.homes.image(bot.id).exists():
         return [
-            ("data_exists", f"this host has a disk of it that no bot uses ({image}): move that away first.")
+            (
+                "data_exists",
+                "its disk was kept here, and a deploy of its token brings that back; to have the backup's, "
+                f"remove it first (`clawctl destroy --purge {bot.id}`).",
+            )
         ]
     request = DeclareRequest(run_id=run_id, bots=(_request(record),))
     problems = review(
@@ -244,16 +251,18 @@ def _review(
 
 
 def _request(record: BotRecord) -> BotRequest:
+    # What a row has of a request; the rest comes back with its secrets.
     shared = {
         name: getattr(record.bot, name)
         for name in BotRequest.__struct_fields__
-        if name not in ("telegram_token", "rotate_gateway_token")
+        if name in Bot.__struct_fields__
     }
     return BotRequest(telegram_token=record.secrets.telegram_token, **shared)
 
 
 def _row(registry: Registry, record: BotRecord, run_id: str, now: int) -> Bot:
-    (slot,) = lowest_free({bot.slot for bot in registry.bots()}, 1)
+    taken = {bot.slot for bot in registry.bots()} | {one.slot for one in registry.store.kept()}
+    (slot,) = lowest_free(taken, 1)
     place(slot, registry.host)  # outside the pool? refuse before anything is stored
     return msgspec.structs.replace(record.bot, slot=slot, state="deploying", lease_run=run_id, lease_at=now)
 
@@ -264,6 +273,8 @@ def _enter(registry: Registry, record: BotRecord, bot: Bot, now: int) -> None:
         claims.save_claim(registry.paths, record.claim)
     with registry.store.transaction():
         registry.store.put(bot)
+        if record.suspension is not None:
+            registry.store.suspend(bot.id, record.suspension)
         if registry.host.base_domain:
             registry.store.add_certificate_name(f"{bot.label}.{registry.host.base_domain}", now)
 
@@ -345,6 +356,8 @@ def _renaming(record: BotRecord, bot: Bot, host: Host) -> Callable[[str], str]:
         record.llm_gateway_url: host.llm_gateway_url,
         record.url.rstrip("/"): host.origin(bot.label).rstrip("/"),
         record.openrouter_model: host.openrouter_model,
+        # The edge's address, by which some agents trust it. In quotes, for it may begin another address.
+        json.dumps(record.container.network.gateway): json.dumps(place(bot.slot, host).host_address),
     }
 
     def change(content: str) -> str:

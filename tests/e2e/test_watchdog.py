@@ -217,8 +217,9 @@ async def test_a_scanner_of_ports_is_stopped(vps: lab.Vps, offender: Bot, innoce
 
 async def test_a_crash_loop_is_stopped(vps: lab.Vps, offender: Bot, innocent: Bot) -> None:
     before = newest(vps)
-    crash = "kill -9 $(docker inspect --format '{{.State.Pid}}' " + offender.container + ") 2>/dev/null"
-    crashing = f"for i in $(seq 60); do {crash}; sleep 0.7; done"
+    ask = f"docker inspect --format '{{{{.State.Pid}}}}' {offender.container}"
+    # Between two starts there is no process, and its number is 0.
+    crashing = f'for i in $(seq 60); do pid=$({ask}); [ "$pid" = 0 ] || kill -9 "$pid"; sleep 0.7; done'
     vps.exec("systemd-run", "--unit=crasher", "--collect", "sh", "-c", crashing)
     try:
         why = await suspension(vps, offender)

@@ -61,11 +61,17 @@ def ensure_image(release: str) -> bool:
 
 def _mirror(label: str) -> str:
     """Return where this machine gets Debian's packages with this label from; LabError if it does not."""
-    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", f"Label: {label}"]
-    found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    if not (found := _mirrors(label)):  # an image of a machine may come without apt's lists
+        subprocess.run(["apt-get", "update"], capture_output=True, check=True)
+        found = _mirrors(label)
     if not found:
-        raise LabError(f"apt knows no mirror for {label} packages: run `apt-get update`")
+        raise LabError(f"apt knows no mirror for {label} packages: see /etc/apt/sources.list")
     return found[0]
+
+
+def _mirrors(label: str) -> list[str]:
+    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", f"Label: {label}"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
 
 
 def _build(release: str, archive: Path) -> None:

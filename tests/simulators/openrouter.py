@@ -4,8 +4,8 @@ Run: `python -m tests.simulators.openrouter --host H --port P [--cert C --key K]
 
 Wire format after https://openrouter.ai/docs (api_reference/overview, streaming, errors-and-debugging, limits;
 openapi/openapi.yaml). A key is good if it looks like `sk-or-v1-<16 or more characters>` and was not revoked.
-The answer to a chat is always `ECHO: <the last user message>`; a token is four bytes. Books are kept in exact
-decimals. A model that is dearer than the request's `provider.max_price` has no provider (404).
+The answer to a chat is `ECHO: <the last user message>` unless ordered; a token is four bytes. Books are kept
+in exact decimals. A model that is dearer than the request's `provider.max_price` has no provider (404).
 
 Control endpoints (no key needed):
 
@@ -21,9 +21,11 @@ Control endpoints (no key needed):
 * `GET /_sim/charges`: what each generation was charged (`{"generation", "nano", "user", "key"}`);
   `nano` is nano-dollars, rounded up once per generation, `user` the request's.
 * `POST /_sim/latency` `{"first": seconds before the answer, "chunk": seconds between pieces}`.
+* `POST /_sim/say` `{"text"}`: what all answers are from now on (null: the echo again).
 * `GET /_sim/requests?count=N&wait=S&contains=TEXT`: the recorded chat requests (with a good key and a
   valid body), waiting up to S seconds for N of them.
-* `POST /_sim/revoke` `{"key"}` and `POST /_sim/reset` (forgets requests, failures, latency, revocations).
+* `POST /_sim/revoke` `{"key"}` and `POST /_sim/reset` (forgets requests, failures, latency, revocations
+  and what to say).
 """
 
 import asyncio
@@ -124,6 +126,7 @@ class State:
     charges: list[dict[str, Any]] = field(default_factory=list)
     unknown: int = 0
     asked: Counter[str] = field(default_factory=Counter)
+    say: str | None = None
     first: float = 0.0
     chunk: float = 0.0
 
@@ -185,9 +188,9 @@ def tokens(text: str) -> int:
     return max(1, -(-len(text.encode()) // 4))
 
 
-def completion(body: dict[str, Any]) -> tuple[str, str, dict[str, Any], Decimal]:
+def completion(body: dict[str, Any], say: str | None) -> tuple[str, str, dict[str, Any], Decimal]:
     """Return (answer, finish reason, usage object, cost in USD) of a valid chat request."""
-    answer = f"ECHO: {last_user_message(body)}"
+    answer = f"ECHO: {last_user_message(body)}" if say is None else say
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     reason = "stop"
     if isinstance(limit, int) and tokens(answer) > limit:
@@ -312,7 +315,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     identity = f"gen-{int(time.time())}-{secrets.token_urlsafe(15)}"
     if failure and failure.kind in ("cut_before", "gave_up"):
         await asyncio.sleep(state.first)
-        _, _, usage, cost = completion(body)
+        _, _, usage, cost = completion(body, state.say)
         settle(state, key, body, identity, usage, cost, "cancelled")
         if failure.kind == "gave_up":
             return error_response(failure.status, "Timed out", headers={"X-Generation-Id": identity})
@@ -378,7 +381,7 @@ async def whole(
 ) -> web.StreamResponse:
     """A chat answered in one piece."""
     state = request.app[STATE]
-    answer, reason, usage, cost = completion(body)
+    answer, reason, usage, cost = completion(body, state.say)
     if failure and failure.kind == "dear":
         cost = dearer(usage, cost)
     try:
@@ -431,7 +434,7 @@ async def stream(
 ) -> web.StreamResponse:
     """A chat answered as server-sent events."""
     state = request.app[STATE]
-    answer, reason, usage, cost = completion(body)
+    answer, reason, usage, cost = completion(body, state.say)
     if failure and failure.kind == "dear":
         cost = dearer(usage, cost)
     broken = failure is not None and failure.kind in MID_STREAM
@@ -510,6 +513,12 @@ async def sim_latency(request: web.Request) -> web.Response:
     return web.json_response({})
 
 
+async def sim_say(request: web.Request) -> web.Response:
+    """Set what the answers are."""
+    request.app[STATE].say = (await json_object(request)).get("text")
+    return web.json_response({})
+
+
 async def sim_generation(request: web.Request) -> web.Response:
     """Say how late `GET /generation` knows a call."""
     request.app[STATE].unknown = int((await json_object(request)).get("unknown", 0))
@@ -548,6 +557,7 @@ async def sim_reset(request: web.Request) -> web.Response:
     state.revoked.clear()
     state.asked.clear()
     state.unknown = 0
+    state.say = None
     state.first = state.chunk = 0.0
     return web.json_response({})
 
@@ -562,6 +572,7 @@ def make_app() -> web.Application:
     app.router.add_post("/api/v1/chat/completions", chat_completions)
     app.router.add_post("/_sim/fail", sim_fail)
     app.router.add_post("/_sim/latency", sim_latency)
+    app.router.add_post("/_sim/say", sim_say)
     app.router.add_post("/_sim/generation", sim_generation)
     app.router.add_get("/_sim/charges", sim_charges)
     app.router.add_get("/_sim/requests", sim_requests)

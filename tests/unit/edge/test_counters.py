@@ -12,9 +12,10 @@ def test_requests_are_counted_by_bot_and_age(site: Site, edge: Edge) -> None:
     bot = edge.maps["hosts"]["neighbour"]
     for _ in range(3):
         assert edge.ask("neighbour", "/health").status == 200
-    row = haproxy.table("strangers")[bot]
+    deadline = time.monotonic() + 5
+    while (row := haproxy.table("strangers")[bot])["conn_cur"]:  # the last one may not have hung up yet
+        assert time.monotonic() < deadline
     assert row["http_req_rate"] >= 3
-    assert row["conn_cur"] == 0
     assert 3_590_000 < row["exp"] <= 3_600_000
     time.sleep(0.2)
     assert haproxy.table("strangers")[bot]["exp"] <= row["exp"] - 150

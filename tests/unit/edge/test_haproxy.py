@@ -289,6 +289,20 @@ def test_a_flood_costs_its_maker_and_nobody_else(edge: Edge) -> None:
     assert {a.status for a in neighbour.result()} == {200}
 
 
+def test_a_browser_may_load_a_web_interface_of_many_files_at_once(edge: Edge) -> None:
+    source = "192.0.2.70"
+    with ThreadPoolExecutor(40) as pool:
+        files = list(pool.map(lambda number: edge.ask("ui", f"/{number}.js", source=source), range(250)))
+    assert {answer.status for answer in files} == {200}
+    # That does not make it any less of a stranger elsewhere, and has an end.
+    strange = [edge.ask("ui", "/api/list", source=source).status for _ in range(90)]
+    assert strange[0] == 401
+    assert 429 in strange
+    with ThreadPoolExecutor(8) as pool:
+        more = list(pool.map(lambda number: edge.ask("ui", f"/{number}.js", source=source), range(250)))
+    assert 429 in {answer.status for answer in more}
+
+
 def test_one_ipv6_network_is_one_stranger(edge: Edge) -> None:
     answers = [edge.ask("alice", "/webhook", source=f"2001:db8:1:2::{number:x}") for number in range(90)]
     assert sum(a.status == 429 for a in answers) >= 20
@@ -333,11 +347,11 @@ def test_websockets_count_as_open_requests_of_the_bot(edge: Edge) -> None:
 
 def test_strangers_slow_requests_do_not_use_up_the_holders_connections(edge: Edge) -> None:
     def trickle(number: int) -> socket.socket:
-        """A stranger's request to a path the agent checks itself whose body never ends."""
+        """A stranger's request whose body never ends."""
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(edge.socket)
         lines = [
-            "POST /chat HTTP/1.1",
+            "POST /api/open/x HTTP/1.1",
             f"Host: ui.{BASE}",
             f"X-Forwarded-For: 192.0.2.{number}",
             "Content-Length: 9",
@@ -348,9 +362,12 @@ def test_strangers_slow_requests_do_not_use_up_the_holders_connections(edge: Edg
     held = [trickle(200) for _ in range(8)]
     try:
         await_condition(
-            lambda: edge.ask("ui", "/chat", source="192.0.2.200").status == 429, "the limit of one stranger"
+            lambda: edge.ask("ui", "/api/open/x", source="192.0.2.200").status == 429,
+            "the limit of one stranger",
         )
-        assert edge.ask("ui", "/chat", source="192.0.2.201").status == 200
+        assert edge.ask("ui", "/api/open/x", source="192.0.2.201").status == 200
+        # Whoever loads the web interface from that address meanwhile does not notice.
+        assert edge.ask("ui", "/chat", source="192.0.2.200").status == 200
         assert edge.ask("ui", "/api/list", token="cg_ui").status == 200
     finally:
         for connection in held:

@@ -46,6 +46,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"edge_stranger_rate_limit_burst": 0},
         "edge_stranger_rate_limit_burst (0)",
     ),
+    "an interface without connections": (
+        {"edge_interface_concurrency": 0},
+        "edge_interface_concurrency (0)",
+    ),
     "a time without a unit": ({"edge_response_timeout": "300"}, "a number and a unit"),
     "files without files": ({"edge_tls_mode": "files"}, "edge_tls_certificate"),
     "dns01 without a provider": (

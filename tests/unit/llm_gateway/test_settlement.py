@@ -144,7 +144,7 @@ async def test_a_bot_that_hangs_up_before_the_answer_pays_exactly_what_it_cost(
     billed: Billed, simulator: Simulator, stream: bool
 ) -> None:
     bots = await billed(drain_timeout=5.0)
-    await simulator.order("latency", first=0.2)
+    await simulator.order("latency", first=1.0)  # long enough to hang up in, on a busy machine too
     async with bots.session() as bot:
         call = asyncio.create_task(bot.post(CHAT, json=chat(stream=stream)))
         await simulator.asked(1)

@@ -11,7 +11,7 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,8 +75,15 @@ UID = 200007
 ROUTES = (
     {"path": "/health", "match": "exact", "port": 3000, "auth": "public"},
     {"path": "/webhook", "match": "exact", "port": 3000, "auth": "token"},
-    {"path": "/ws/", "match": "prefix", "port": 32123, "auth": "agent"},
+    {"path": "/ws/", "match": "prefix", "port": 32123, "auth": "token"},
 )
+# Of an agent that checks the gateway token by itself and makes links into its web interface.
+UI_EDGE = {
+    "body_limit": 3072,
+    "health_path": "/healthz",
+    "routes": [{"path": "/ui/", "match": "prefix", "port": 3000, "auth": "agent"}],
+    "login": {"command": ["agent", "link"], "field": "browserUrl"},
+}
 
 
 def make_host(**changes: Any) -> Host:
@@ -219,6 +226,8 @@ class Engine:
     def __init__(self) -> None:
         self.removed: list[str] = []
         self.made: dict[str, ContainerSpec] = {}
+        self.ran: list[tuple[str, ...]] = []
+        self.output = b""
         self.status: dict[str, str] = {}
         self.calls: list[tuple[str, str]] = []
         self.strays: set[str] = set()
@@ -289,6 +298,10 @@ class Engine:
 
     def restarts(self, bot_id: str) -> int:
         return 0
+
+    def run(self, bot_id: str, command: Sequence[str]) -> bytes:
+        self.ran.append((bot_id, *command))
+        return self.output
 
     def make(self, bot_id: str, spec: ContainerSpec) -> None:
         self._call("make", bot_id)

@@ -16,7 +16,7 @@ from clawdeploy.registry import Registry, review
 from clawdeploy.secret_files import load_secrets, remove_secrets, save_secrets
 from clawdeploy.tokens import sha256_hex
 
-from .conftest import NOW, PLAN, RUN, make_host, set_host, wanted
+from .conftest import NOW, PLAN, RUN, UI_EDGE, make_host, set_host, wanted
 
 OTHER_RUN = "fedcba9876543210"
 
@@ -110,6 +110,36 @@ def test_rotation_gives_a_new_token_once(registry: Registry) -> None:
     assert rotated["changed"]
     token = rotated["bots"][0]["gateway_token"]
     assert registry.bots()[0].gateway_token_hash == sha256_hex(token)
+
+
+def test_an_agent_that_checks_the_gateway_token_is_given_it_and_each_new_one(
+    registry: Registry, paths: Paths
+) -> None:
+    first = declare(registry, wanted(edge=UI_EDGE))
+    bot = first["bots"][0]
+    assert bot["internal_token"] == bot["gateway_token"]
+    finish(registry, first)
+
+    again = declare(registry, wanted(edge=UI_EDGE))["bots"][0]
+    assert (again["gateway_token"], again["internal_token"]) == (None, bot["gateway_token"])
+
+    rotated = declare(registry, wanted(edge=UI_EDGE, rotate_gateway_token=True))["bots"][0]
+    assert rotated["internal_token"] == rotated["gateway_token"] != bot["gateway_token"]
+    assert registry.internal_tokens() == {bot["id"]: rotated["gateway_token"]}
+
+
+def test_an_agent_that_must_know_the_gateway_token_and_does_not_gets_another_one(
+    registry: Registry, paths: Paths
+) -> None:
+    finish(registry, declare(registry, wanted()))
+    now_checks = declare(registry, wanted(edge=UI_EDGE))
+    bot = now_checks["bots"][0]
+    assert bot["gateway_token"] == bot["internal_token"]
+    finish(registry, now_checks)
+
+    remove_secrets(paths, bot["id"])
+    renewed = declare(registry, wanted(edge=UI_EDGE))["bots"][0]
+    assert renewed["gateway_token"] == renewed["internal_token"] != bot["gateway_token"]
 
 
 def test_changes_are_taken_over_and_reported(registry: Registry) -> None:

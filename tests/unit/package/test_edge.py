@@ -76,7 +76,7 @@ def test_every_map_has_what_the_edge_looks_up() -> None:
         "hosts.map": {"support": bot.id},
         "addresses.map": {bot.id: "10.200.0.18"},
         "routes.map": {f"{bot.id}:/health": "3000,public", f"{bot.id}:/webhook": "3000,token"},
-        "prefixes.map": {f"{bot.id}:/ws/": "32123,agent"},
+        "prefixes.map": {f"{bot.id}:/ws/": "32123,token"},
         "tokens.map": {bot.gateway_token_hash: bot.id},
         "inject.map": {bot.id: "ci_x"},
         "plans.map": {bot.id: "small"},

@@ -226,3 +226,32 @@ def test_only_an_image_without_containers_is_unused_and_goes_with_all_its_names(
     assert engine.remove_image(found)
     assert not tags & {tag for image in engine.unused_images() for tag in image.tags}
     assert not engine.remove_image(Image(used, (), (), 0)), "its bot's container needs it"
+
+
+def test_a_replaced_container_is_asked_to_end_before_it_is_made_to(
+    bot_id: str, client: Any, engine: Engine
+) -> None:
+    image = f"clawdeploy-test:{bot_id}"
+    waits = "trap 'exit 7' TERM; while :; do sleep 0.1; done"
+    command = ["/bin/busybox", "sh", "-c", waits.replace("sleep", "/bin/busybox sleep")]
+    spec = msgspec.convert(container_spec(image=image, command=command), ContainerSpec)
+    engine.make(bot_id, spec)
+    (first,) = client.containers.list(filters={"label": f"{LABEL_BOT}={bot_id}"})
+    events = client.events(decode=True, filters={"container": first.id, "event": "die"})
+    engine.make(bot_id, msgspec.structs.replace(spec, memory=16 << 20))
+    assert next(events)["Actor"]["Attributes"]["exitCode"] == "7"
+    events.close()
+
+
+def test_a_command_runs_as_the_bot_and_its_output_comes_back(bot_id: str, engine: Engine) -> None:
+    image = f"clawdeploy-test:{bot_id}"
+    command = ["/bin/busybox", "sleep", "60"]
+    spec = msgspec.convert(container_spec(image=image, command=command), ContainerSpec)
+    with pytest.raises(ClawError) as stopped:
+        engine.run(bot_id, ["/bin/busybox", "true"])
+    assert stopped.value.code == "no_container"
+    engine.make(bot_id, spec)
+    assert engine.run(bot_id, ["/bin/busybox", "id", "-u"]) == b"200000\n"
+    with pytest.raises(ClawError, match="ended with code 3: because") as failed:
+        engine.run(bot_id, ["/bin/busybox", "sh", "-c", "echo because >&2; exit 3"])
+    assert failed.value.code == "command_failed"

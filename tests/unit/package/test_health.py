@@ -127,12 +127,22 @@ async def test_each_bot_gets_its_own_verdict_in_the_order_asked_for(host: Host, 
     assert [(result.id, result.healthy) for result in results] == [(other.id, False), (BOT.id, True)]
 
 
-async def test_a_dead_container_is_not_waited_for(host: Host, edge: Edge) -> None:
-    engine = Engine(**{BOT.id: ContainerState("exited", "Exited (1) 2 seconds ago")})
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        ("exited", "Exited (1) 2 seconds ago"),
+        # Docker would go on for ever, but the agent has said that its settings are wrong.
+        ("restarting", "Restarting (78) 2 seconds ago"),
+    ],
+)
+async def test_a_container_that_will_not_come_up_is_not_waited_for(
+    host: Host, edge: Edge, state: str, status: str
+) -> None:
+    engine = Engine(**{BOT.id: ContainerState(state, status)})
     result = (await look(host, engine, edge.port, seconds=30))[0]
     assert not result.healthy
     assert result.seconds < 5
-    assert "Exited (1)" in result.reason
+    assert status in result.reason
     assert result.log_tail == [f"last words of {BOT.id}"]
 
 

@@ -280,5 +280,7 @@ def test_workspace_begins_with_short_files_of_all_seven_names(evaluate: Evaluate
 
 def test_no_task_and_no_plugin_names_an_agent() -> None:
     places = [*(ROLE / "tasks").rglob("*.yml"), ROLE / "vars/main.yml"]
-    places += [*(ROLE.parents[1] / "plugins").glob("[alp]*/*.py")]
-    assert [path for path in places if "nullclaw" in path.read_text().lower()] == []
+    places += [*(ROLE.parents[1] / "plugins").glob("[alp]*/*.py"), *(ROLE.parents[1] / "src").rglob("*.py")]
+    lines = [(path, line.strip().lower()) for path in places for line in path.read_text().splitlines()]
+    said = [(path, line) for path, line in lines if not line.startswith("#")]
+    assert [entry for entry in said if "nullclaw" in entry[1] or "openclaw" in entry[1]] == []

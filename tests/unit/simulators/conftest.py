@@ -150,7 +150,9 @@ async def start(tmp_path: Path, openrouter_api: Client, ca_bundle: Path) -> Asyn
     binary = build_binary()
     agents = []
 
-    async def run(config: Config | None = None, *, host: str = "0.0.0.0", variant: str = "healthy") -> Agent:
+    async def run(
+        config: Config | None = None, *, host: str = "0.0.0.0", variant: str = "healthy", **environment: str
+    ) -> Agent:
         base: Config = {
             "models": {
                 "providers": {
@@ -173,6 +175,7 @@ async def start(tmp_path: Path, openrouter_api: Client, ca_bundle: Path) -> Asyn
                 "NULLCLAW_HOME": str(tmp_path),
                 "SSL_CERT_FILE": str(ca_bundle),
                 "STANDIN_VARIANT": variant,
+                **environment,
             },
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

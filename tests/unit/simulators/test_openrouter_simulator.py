@@ -73,6 +73,15 @@ async def test_unknown_generation_is_404(openrouter_api: Client) -> None:
     assert (await openrouter_api.get("/api/v1/generation", params={"id": "gen-x"})).status == 404
 
 
+async def test_the_model_says_what_it_is_told_until_it_is_told_otherwise(openrouter_api: Client) -> None:
+    said = []
+    for text in ("Certainly.", None):
+        await openrouter_api.post("/_sim/say", json={"text": text})
+        reply = await openrouter_api.post(CHAT, json=HELLO)
+        said.append((await reply.json())["choices"][0]["message"]["content"])
+    assert said == ["Certainly.", "ECHO: hello"]
+
+
 async def test_max_tokens_cuts_the_answer(openrouter_api: Client) -> None:
     reply = await openrouter_api.post(CHAT, json=HELLO | {"max_tokens": 2})
     choice = (await reply.json())["choices"][0]

@@ -428,3 +428,20 @@ async def test_crash_variant_ends_after_its_start_with_a_line_in_the_log(start: 
     assert await asyncio.wait_for(agent.process.wait(), 5) == 1
     with pytest.raises(ClientError):
         await agent.session.get(f"{agent.url}/health")
+
+
+async def test_late_variant_serves_for_some_seconds_and_ends_then(start: Start) -> None:
+    agent = await start(variant="late")
+    async with agent.session.get(f"{agent.url}/ready") as reply:
+        assert reply.status == 200
+    assert "late" in await agent.log_until("error")
+    assert await asyncio.wait_for(agent.process.wait(), 5) == 1
+
+
+async def test_picky_variant_ends_only_where_something_breaks_it(start: Start) -> None:
+    agent = await start(variant="picky")
+    async with agent.session.get(f"{agent.url}/ready") as reply:
+        assert reply.status == 200
+    broken = await start(variant="picky", STANDIN_BREAKS="1")
+    assert "picky" in await broken.log_until("error")
+    assert await asyncio.wait_for(broken.process.wait(), 5) == 1

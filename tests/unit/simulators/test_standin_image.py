@@ -55,6 +55,12 @@ def test_variant_has_its_own_tag() -> None:
     assert "STANDIN_VARIANT=sick" in contents(image.archive)[1]["config"]["Env"]
 
 
+def test_release_has_its_own_tag_and_id() -> None:
+    first, second = build.build_image(), build.build_image(release=2)
+    assert second.tag == "clawdeploy/standin-nullclaw:2"
+    assert second.image_id != first.image_id
+
+
 def test_unknown_variant_is_refused() -> None:
     with pytest.raises(ValueError, match="must be one of healthy, crash, sick, late, picky, hostile"):
         build.build_image(variant="tired")

@@ -1,0 +1,298 @@
+"""The big agent: the real OpenClaw, deployed, used and looked at as its customer does."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests import lab
+from tests.browser import NetworkChangedError, browser
+from tests.customer import TelegramUser, internet
+from tests.e2e.conftest import Bot, Deploy, clawctl, footprint, in_bot, result_of, telegram_token
+from tests.e2e.test_refusals import words
+from tests.openclaw_image import build_openclaw
+from tests.playbooks import ENV_FILE, ROOT, run_playbook
+from tests.standin.build import Image
+
+TELEGRAM_ID = 7_600_000_001
+TOKEN = telegram_token(TELEGRAM_ID)
+OTHER = telegram_token(7_600_000_002)
+OWNER = 4242
+SCREENSHOT = ROOT / "build" / "openclaw-control-ui.png"
+# Its first answer after a start takes longest.
+FIRST_ANSWER = 60
+# The model's answer to everything: an echo would be echoed again, for this agent remembers and quotes.
+ANSWER = "Certainly, my friend."
+# The page is made of custom elements, whose inside querySelector does not see.
+FOCUS = """(() => {
+  const find = (root) => {
+    for (const element of root.querySelectorAll('*')) {
+      if (element.tagName === 'TEXTAREA') return element;
+      const inside = element.shadowRoot && find(element.shadowRoot);
+      if (inside) return inside;
+    }
+  };
+  const field = find(document);
+  if (field) field.focus();
+  return Boolean(field);
+})()"""
+
+
+@pytest.fixture(autouse=True)
+async def model() -> AsyncIterator[None]:
+    """Makes the model say ANSWER."""
+    async with internet(lab.OPENROUTER_ADDRESS) as session:
+        await session.post("https://openrouter.ai/_sim/say", json={"text": ANSWER})
+        yield
+        await session.post("https://openrouter.ai/_sim/say", json={"text": None})
+
+
+@pytest.fixture(scope="module")
+def openclaw_image() -> Image:
+    return build_openclaw(lab.CA_BUNDLE)
+
+
+@pytest.fixture(scope="module")
+def deploy_openclaw(deploy: Deploy, openclaw_image: Image) -> Deploy:
+    """Runs deploy_bot for the bot of these tests."""
+    settings = {
+        "token": TOKEN,
+        "agent": "openclaw",
+        "bot_name": "claw",
+        "bot_image": openclaw_image.tag,
+        "bot_image_archive": openclaw_image.archive,
+        "balance": "0.02",
+    }
+
+    def run(*options: str, **changes: Any) -> Any:
+        return deploy(*options, **(settings | changes))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def claw(vps: lab.Vps, deploy_openclaw: Deploy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bot]:
+    """A bot deployed from its token and the agent's name; nobody owns it yet."""
+    result = tmp_path_factory.mktemp("openclaw") / "bot.json"
+    vps.ssh("clawctl destroy --yes claw")  # what an earlier run left has an owner
+    deploy_openclaw(result_file=str(result)).check()
+    yield Bot(TOKEN, result_of(result))
+    vps.exec("clawctl", "destroy", "--yes", "claw")
+
+
+async def prompts() -> list[dict[str, Any]]:
+    """What reached OpenRouter: the bodies of all calls."""
+    async with (
+        internet(lab.OPENROUTER_ADDRESS) as session,
+        session.get("https://openrouter.ai/_sim/requests") as response,
+    ):
+        return [request["body"] for request in (await response.json())["requests"]]
+
+
+async def prompt_with(text: str) -> dict[str, Any]:
+    """The newest call whose talk has this text in it."""
+    found = [body for body in await prompts() if text in json.dumps(body["messages"][1:])]
+    assert found, f"no call to the model says {text!r}"
+    return found[-1]
+
+
+async def ask(web: aiohttp.ClientSession, bot: Bot, text: str, **headers: str) -> tuple[int, dict[str, Any]]:
+    """One question over its HTTP API."""
+    question = {"model": "openclaw/default", "messages": [{"role": "user", "content": text}]}
+    async with web.post(f"{bot.url}v1/chat/completions", json=question, headers=headers) as response:
+        return response.status, await response.json()
+
+
+async def test_it_answers_over_https_with_the_gateway_token_before_anybody_owns_it(
+    claw: Bot, web: aiohttp.ClientSession
+) -> None:
+    status, answer = await ask(web, claw, "hello from the web", **claw.authorization)
+    assert status == 200
+    assert answer["choices"][0]["message"]["content"] == ANSWER
+    assert answer["usage"]["total_tokens"] > 1000
+    async with web.get(f"{claw.url}v1/models", headers=claw.authorization) as response:
+        assert "openclaw/default" in await response.text()
+
+
+async def test_strangers_reach_nothing_but_its_health(claw: Bot, web: aiohttp.ClientSession) -> None:
+    async with web.get(f"{claw.url}healthz") as response:
+        assert await response.json() == {"ok": True, "status": "live"}
+    status, _ = await ask(web, claw, "let me in")
+    assert status == 401
+    status, _ = await ask(web, claw, "let me in", Authorization="Bearer cg_guessed")
+    assert status == 401
+    for path in ("tools/invoke", "hooks/wake", "v1/responses", "startupz", "metrics", "api/channels"):
+        async with web.post(f"{claw.url}{path}", json={}, headers=claw.authorization) as response:
+            assert response.status == 404, path
+
+
+@pytest.mark.parametrize("good", [True, False])
+async def test_its_websocket_checks_the_gateway_token_itself(
+    claw: Bot, web: aiohttp.ClientSession, good: bool
+) -> None:
+    hello = {
+        "minProtocol": 4,
+        "maxProtocol": 4,
+        "client": {"id": "cli", "version": "1.0.0", "platform": "linux", "mode": "cli"},
+        "role": "operator",
+        "scopes": ["operator.read"],
+        "auth": {"token": claw.card["gateway_token"] if good else "cg_guessed"},
+    }
+    async with web.ws_connect(f"{claw.url}") as socket:
+        assert (await socket.receive_json())["event"] == "connect.challenge"
+        await socket.send_json({"type": "req", "id": "1", "method": "connect", "params": hello})
+        answer = await socket.receive_json()
+    if good:
+        assert answer["payload"]["type"] == "hello-ok", answer
+    else:
+        assert answer["error"]["details"]["code"] == "AUTH_TOKEN_MISMATCH", answer
+
+
+def test_it_runs_locked_down_within_its_plan(vps: lab.Vps, claw: Bot) -> None:
+    (seen,) = json.loads(vps.exec("docker", "inspect", claw.container))
+    limits, plan = seen["HostConfig"], claw.card["limits"]
+    uid = seen["Config"]["User"].partition(":")[0]
+    assert int(uid) >= 200_000
+    assert seen["Config"]["Hostname"] == f"bot-{claw.id}"
+    assert limits["ReadonlyRootfs"]
+    assert limits["CapDrop"] == ["ALL"]
+    assert limits["SecurityOpt"] == ["no-new-privileges:true"]
+    assert limits["Memory"] == limits["MemorySwap"] == plan["memory_limit"] == 2 << 30
+    assert limits["PidsLimit"] == plan["pids_limit"]
+    assert not limits["PortBindings"]
+    assert in_bot(vps, claw, "touch /app/x")[0] != 0
+    assert in_bot(vps, claw, "stat -c '%u %a' /run/claw-secrets/secrets.json")[1].split() == [uid, "400"]
+
+
+def test_no_secret_is_in_its_environment_and_no_answer_in_its_log(vps: lab.Vps, claw: Bot) -> None:
+    inspected = vps.exec("docker", "inspect", claw.container)
+    environment = vps.exec("docker", "exec", claw.container, "env")
+    for shown in (inspected, environment):
+        assert claw.card["gateway_token"] not in shown
+        assert TOKEN not in shown
+        assert "sk-claw-" not in shown
+        assert "OPENROUTER_API_KEY" not in shown
+    assert ANSWER not in vps.ssh(f"docker logs {claw.container} 2>&1").stdout
+    assert in_bot(vps, claw, f"grep -r '{ANSWER}' /tmp")[0] == 1
+
+
+async def test_its_model_is_called_through_our_gateway_and_gets_no_shell(claw: Bot) -> None:
+    body = await prompt_with("hello from the web")
+    assert body["model"] == ENV_FILE["OPENROUTER_MODEL"]
+    tools = {tool["function"]["name"] for tool in body.get("tools", [])}
+    assert tools.isdisjoint({"exec", "process", "read", "write", "edit", "apply_patch", "gateway", "cron"})
+    # Every question sends all of this again.
+    assert len(json.dumps(body)) < 30_000
+
+
+async def test_the_owner_claims_it_through_the_link_and_strangers_get_no_answer(
+    vps: lab.Vps, claw: Bot, deploy_openclaw: Deploy
+) -> None:
+    code = claw.card["claim"]["link"].partition("start=")[2]
+    async with (
+        TelegramUser(TELEGRAM_ID, 6666, "mallory") as mallory,
+        TelegramUser(TELEGRAM_ID, OWNER, "owner") as owner,
+    ):
+        await owner.write(f"/start {code}")
+        assert "yours now" in await owner.read()
+        await owner.write("remember the word hippogriff")
+        assert await owner.read(wait=FIRST_ANSWER) == ANSWER
+        assert await prompt_with("hippogriff")
+        await mallory.write("are you there, claw")
+        await owner.write("and now something else")
+        await owner.read()
+        with pytest.raises(TimeoutError):
+            await mallory.read(wait=0)
+    assert [body for body in await prompts() if "are you there, claw" in json.dumps(body)] == []
+    assert clawctl(vps, "show", claw.id)["owner"] == str(OWNER)
+    assert deploy_openclaw().check().changed == 0
+
+
+async def look(vps: lab.Vps, claw: Bot) -> tuple[str, list[tuple[int, str]]]:
+    """Open the web interface with a fresh link and chat there; return the link and what the page got."""
+    link = str(clawctl(vps, "login", "claw")["link"])
+    async with browser(vps.host.address) as page:
+        await page.open(link)
+        try:
+            await page.wait_for("document.body.innerText.includes('Connected')", 60)
+            await page.wait_for(FOCUS, 30)
+            await page.type("hello from the browser")
+            await page.wait_for(f"document.body.innerText.includes('{ANSWER}')", FIRST_ANSWER)
+        finally:
+            SCREENSHOT.write_bytes(await page.screenshot())
+        assert await page.evaluate("location.href.includes('bootstrapToken')") is False
+        return link, page.responses
+
+
+async def test_its_web_interface_opens_with_a_link_from_the_operator(vps: lab.Vps, claw: Bot) -> None:
+    for _ in range(5):
+        with suppress(NetworkChangedError):
+            link, responses = await look(vps, claw)
+            break
+    assert link.startswith(f"{claw.url}ui/#")
+    # Pictures that nobody has chosen yet are missing; nothing was refused, by the edge or by the agent.
+    assert [one for one in responses if one[0] >= 400 and one[0] != 404] == []
+    assert await prompt_with("hello from the browser")
+
+
+async def test_without_money_it_says_so_and_goes_on_after_a_top_up_without_a_restart(
+    vps: lab.Vps, claw: Bot
+) -> None:
+    started = ("docker", "inspect", "--format", "{{.State.StartedAt}}", claw.container)
+    before = vps.exec(*started)
+    async with TelegramUser(TELEGRAM_ID, OWNER, "owner") as owner:
+        answer = ANSWER
+        while answer == ANSWER:
+            await owner.write("spend it")
+            answer = await owner.read(wait=30)
+        assert answer == "This bot's prepaid balance is used up. To top it up, write to help@example.test."
+
+        payment = {"bot": claw.id, "amount": "5.00", "ref": f"{claw.id}-1"}
+        run_playbook(ROOT / "playbooks" / "top_up_bot.yml", lab.INVENTORY, payment).check()
+        await owner.write("thank you, griffin")
+        assert await owner.read(wait=30) == ANSWER
+    assert await prompt_with("thank you, griffin")
+    assert vps.exec(*started) == before
+
+
+async def test_it_comes_back_with_its_memory_after_a_kill_and_an_upgrade(
+    vps: lab.Vps, claw: Bot, deploy_openclaw: Deploy
+) -> None:
+    vps.exec("docker", "kill", "--signal", "KILL", claw.container)
+    run = deploy_openclaw("--diff", bot_env={"TZ": "Europe/Berlin"}).check()
+    assert f"container of {claw.id}: replace" in run.output
+    async with TelegramUser(TELEGRAM_ID, OWNER, "owner") as owner:
+        await owner.write("what was the word?")
+        assert await owner.read(wait=FIRST_ANSWER) == ANSWER
+    assert "hippogriff" in json.dumps((await prompt_with("what was the word?"))["messages"])
+
+
+def test_a_host_without_memory_for_it_refuses_it(
+    vps: lab.Vps, claw: Bot, deploy_openclaw: Deploy, host_setting: Any
+) -> None:
+    host_setting("memory_budget", 1_500_000_000)
+    before = footprint(vps)
+    run = deploy_openclaw(token=OTHER, bot_name="second")
+    assert run.returncode != 0
+    assert "of 1500 MB memory reserved and this batch would make it" in words(run.output)
+    assert footprint(vps) == before
+
+
+def test_a_setting_that_it_does_not_know_is_named(vps: lab.Vps, claw: Bot, deploy_openclaw: Deploy) -> None:
+    before = footprint(vps)
+    run = deploy_openclaw(token=OTHER, bot_name="second", bot_config={"gateway": {"nonsense": True}})
+    assert run.returncode != 0
+    assert "(78)" in words(run.output)
+    assert "nonsense" in words(run.output).partition("did not become healthy")[2]
+    assert footprint(vps) == before
+
+
+def test_an_owner_that_it_cannot_know_is_refused(vps: lab.Vps, claw: Bot, deploy_openclaw: Deploy) -> None:
+    before = footprint(vps)
+    run = deploy_openclaw(token=OTHER, bot_name="second", owner="@alice")
+    assert run.returncode != 0
+    assert "knows people on Telegram by their number, not by a name such as @alice" in words(run.output)
+    assert footprint(vps) == before

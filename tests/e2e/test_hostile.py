@@ -43,12 +43,15 @@ DEVICES = (
     "/dev/kvm",
 )
 
+# A socket for each address: an answer must come from where the question went.
 UDP_ECHO = """
-import socket
-echo = socket.socket(type=socket.SOCK_DGRAM)
-echo.bind(("", 9999))
+import select, socket, sys
+sockets = [socket.socket(type=socket.SOCK_DGRAM) for _ in sys.argv[1:]]
+for echo, address in zip(sockets, sys.argv[1:]):
+    echo.bind((address, 9999))
 while True:
-    echo.sendto(*echo.recvfrom(100))
+    for echo in select.select(sockets, [], [])[0]:
+        echo.sendto(*echo.recvfrom(100))
 """
 # From the host itself every address answers, so that silence elsewhere means something.
 UDP_ASK = """
@@ -245,7 +248,7 @@ def test_no_port_of_the_host_is_open_by_any_of_its_addresses(
 def test_no_udp_port_of_the_host_answers(vps: lab.Vps, attacker: Bot) -> None:
     own = clawctl(vps, "show", attacker.id)["host_address"]
     places = ("198.51.100.10", "10.201.255.1", "10.202.0.1", own)
-    vps.exec("systemd-run", "--quiet", "--collect", "--unit=hostile-echo", "python3", "-c", UDP_ECHO)
+    vps.exec("systemd-run", "--quiet", "--collect", "--unit=hostile-echo", "python3", "-c", UDP_ECHO, *places)
     try:
         vps.exec("python3", "-c", UDP_ASK, *places)
         answers = tried(vps, attacker, "probe", *(f"udp:{address}:9999" for address in places))

@@ -44,11 +44,15 @@ DEVICES = (
 )
 
 UDP_ECHO = """
-import socket
-echo = socket.socket(type=socket.SOCK_DGRAM)
-echo.bind(("", 9999))
+import selectors, socket, sys
+waiting = selectors.DefaultSelector()
+for address in sys.argv[1:]:  # one each: what is bound to all would answer from an address of its choice
+    echo = socket.socket(type=socket.SOCK_DGRAM)
+    echo.bind((address, 9999))
+    waiting.register(echo, selectors.EVENT_READ)
 while True:
-    echo.sendto(*echo.recvfrom(100))
+    for key, _ in waiting.select():
+        key.fileobj.sendto(*key.fileobj.recvfrom(100))
 """
 # From the host itself every address answers, so that silence elsewhere means something.
 UDP_ASK = """
@@ -245,7 +249,7 @@ def test_no_port_of_the_host_is_open_by_any_of_its_addresses(
 def test_no_udp_port_of_the_host_answers(vps: lab.Vps, attacker: Bot) -> None:
     own = clawctl(vps, "show", attacker.id)["host_address"]
     places = ("198.51.100.10", "10.201.255.1", "10.202.0.1", own)
-    vps.exec("systemd-run", "--quiet", "--collect", "--unit=hostile-echo", "python3", "-c", UDP_ECHO)
+    vps.exec("systemd-run", "--quiet", "--collect", "--unit=hostile-echo", "python3", "-c", UDP_ECHO, *places)
     try:
         vps.exec("python3", "-c", UDP_ASK, *places)
         answers = tried(vps, attacker, "probe", *(f"udp:{address}:9999" for address in places))

@@ -13,8 +13,8 @@ from tests.e2e.conftest import Deploy, clawctl, result_of, telegram_token
 from tests.e2e.test_refusals import words
 from tests.playbooks import ROOT, Run, run_playbook
 
-TOKEN = telegram_token(7_600_000_001)
-BLOCKER = telegram_token(7_600_000_002)
+TOKEN = telegram_token(7_530_000_001)
+BLOCKER = telegram_token(7_530_000_002)
 PASSWORD = "a password of the lab, for backups"
 KEY = "an S3 key that nothing needs"
 SETTINGS = {

@@ -16,7 +16,7 @@ from tests.playbooks import ENV_FILE, ROOT, Run, run_playbook, write_env
 from tests.standin.build import Image
 
 UBUNTU = "ID=ubuntu NAME=Ubuntu VERSION_ID=24.04 PRETTY_NAME=Ubuntu"
-TOKEN = telegram_token(7_600_000_001)
+TOKEN = telegram_token(7_610_000_001)
 
 
 @pytest.fixture(scope="module")

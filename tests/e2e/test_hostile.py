@@ -43,16 +43,15 @@ DEVICES = (
     "/dev/kvm",
 )
 
+# A socket for each address: an answer must come from where the question went.
 UDP_ECHO = """
-import selectors, socket, sys
-waiting = selectors.DefaultSelector()
-for address in sys.argv[1:]:  # one each: what is bound to all would answer from an address of its choice
-    echo = socket.socket(type=socket.SOCK_DGRAM)
+import select, socket, sys
+sockets = [socket.socket(type=socket.SOCK_DGRAM) for _ in sys.argv[1:]]
+for echo, address in zip(sockets, sys.argv[1:]):
     echo.bind((address, 9999))
-    waiting.register(echo, selectors.EVENT_READ)
 while True:
-    for key, _ in waiting.select():
-        key.fileobj.sendto(*key.fileobj.recvfrom(100))
+    for echo in select.select(sockets, [], [])[0]:
+        echo.sendto(*echo.recvfrom(100))
 """
 # From the host itself every address answers, so that silence elsewhere means something.
 UDP_ASK = """

@@ -13,8 +13,8 @@ from tests.e2e.conftest import Bot, Deploy, clawctl, footprint, result_of, teleg
 from tests.e2e.test_refusals import words
 from tests.playbooks import ENV_FILE, ROOT, Run, run_playbook, write_env
 
-TOKEN = telegram_token(7_500_000_001)
-FREE = telegram_token(7_500_000_002)
+TOKEN = telegram_token(7_510_000_001)
+FREE = telegram_token(7_510_000_002)
 MOST_MESSAGES = 50
 
 
@@ -181,7 +181,7 @@ def test_nothing_is_deployed_while_nobody_keeps_the_balances(vps: lab.Vps, deplo
         vps.exec("systemctl", "start", "clawdeploy-llm-gateway")
     assert run.returncode != 0
     assert "the LLM gateway, who keeps the balances, does not answer" in words(run.output)
-    assert [entry for entry in clawctl(vps, "list")["bots"] if entry["telegram_id"] == 7_500_000_002] == []
+    assert [entry for entry in clawctl(vps, "list")["bots"] if entry["telegram_id"] == 7_510_000_002] == []
 
 
 async def test_our_books_say_what_openrouter_charged(

@@ -17,9 +17,9 @@ from tests.openclaw_image import build_openclaw
 from tests.playbooks import ENV_FILE, ROOT, run_playbook
 from tests.standin.build import Image
 
-TELEGRAM_ID = 7_600_000_001
+TELEGRAM_ID = 7_540_000_001
 TOKEN = telegram_token(TELEGRAM_ID)
-OTHER = telegram_token(7_600_000_002)
+OTHER = telegram_token(7_540_000_002)
 OWNER = 4242
 SCREENSHOT = ROOT / "build" / "openclaw-control-ui.png"
 # Its first answer after a start takes longest.

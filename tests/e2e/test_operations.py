@@ -140,7 +140,7 @@ def host_state(vps: lab.Vps) -> dict[str, Any]:
 async def test_a_destroyed_bot_leaves_nothing_behind(vps: lab.Vps, deploy: Deploy, tmp_path: Path) -> None:
     before = host_state(vps)
     result = tmp_path / "result.json"
-    deploy(token=telegram_token(7_500_000_001), owner="4242", result_file=str(result)).check()
+    deploy(token=telegram_token(7_520_000_001), owner="4242", result_file=str(result)).check()
     bot_id = result_of(result)["id"]
     assert host_state(vps) != before
     assert play("destroy_bot.yml", "--check", bot=bot_id).check().changed == 1
@@ -153,7 +153,7 @@ async def test_a_destroyed_bot_leaves_nothing_behind(vps: lab.Vps, deploy: Deplo
 
 
 async def test_kept_data_is_there_again_after_a_deploy(vps: lab.Vps, deploy: Deploy, tmp_path: Path) -> None:
-    result, token = tmp_path / "result.json", telegram_token(7_500_000_002)
+    result, token = tmp_path / "result.json", telegram_token(7_520_000_002)
     deploy(token=token, owner="4242", result_file=str(result)).check()
     first = result_of(result)
     note = f"/var/lib/clawdeploy/bots/{first['id']}/data/workspace/note"

@@ -162,11 +162,11 @@ async def remembers(web: aiohttp.ClientSession, bot: Bot, word: str) -> bool:
 def test_check_mode_says_what_would_be_upgraded_and_does_nothing(
     vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade
 ) -> None:
-    before = footprint(vps) | {"images": vps.exec("docker", "images", "-q")}
+    before = footprint(vps) | {"images": sorted(vps.exec("docker", "images", "-q").split())}
     run = upgrade(release(2), "--check", "--diff").check()
     assert run.output.count("would be upgraded") == 3
     assert run.changed > 0
-    after = footprint(vps) | {"images": vps.exec("docker", "images", "-q")}
+    after = footprint(vps) | {"images": sorted(vps.exec("docker", "images", "-q").split())}
     assert after == before
 
 

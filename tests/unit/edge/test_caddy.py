@@ -109,13 +109,15 @@ def test_plain_http_is_sent_to_https(caddy: Caddy) -> None:
 
 
 async def test_a_websocket_talks_through_caddy(caddy: Caddy, trust: ssl.SSLContext) -> None:
-    async with aiohttp.ClientSession() as session:
+    connector = aiohttp.TCPConnector()
+    async with aiohttp.ClientSession(connector=connector, connector_owner=False) as session:
         url = f"https://127.0.0.1:{caddy.https_port}/ws?token=cg_alice"
         name = f"alice.{BASE}"
         headers = {"Host": name}
         async with session.ws_connect(url, ssl=trust, server_hostname=name, headers=headers) as websocket:
             await websocket.send_str("hello")
             assert (await websocket.receive_str(timeout=5)).endswith(": hello")
+    await connector.close(abort_ssl=True)  # TLS's polite goodbye would outlive the test's loop
 
 
 def test_errors_in_caddys_log_show_neither_query_nor_headers(caddy: Caddy, trust: ssl.SSLContext) -> None:

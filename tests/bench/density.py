@@ -85,6 +85,8 @@ class Cgroup:
         found = {}
         for line in lines:
             _, controllers, path = line.split(":", 2)
+            if container["Id"] not in path:
+                continue  # an empty hierarchy beside those of version 1
             place = Path(path[: path.index(container["Id"])] + container["Id"])
             for controller in controllers.split(",") if controllers else [""]:
                 root = Path("/sys/fs/cgroup") / controller if controllers else Path("/sys/fs/cgroup")

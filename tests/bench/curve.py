@@ -63,7 +63,7 @@ def draw(steps: Sequence[dict[str, float]], memory: int) -> str:
     points = " ".join(f"{x(step['bots']):.1f},{y(step['deploy_s'] / slowest):.1f}" for step in timed)
     parts.append(f'<polyline class="deploy" points="{points}"/>')
     for step in timed:
-        parts.append(text(x(step["bots"]), y(step["deploy_s"] / slowest) - 8, f"{step['deploy_s']:.0f} s"))
+        parts.append(text(x(step["bots"]), y(step["deploy_s"] / slowest) - 8, f"{step['deploy_s']:.1f} s"))
     parts += [text(x(step["bots"]), HEIGHT - BOTTOM + 18, f"{step['bots']:.0f}") for step in steps]
     parts += [
         text(WIDTH / 2, HEIGHT - BOTTOM + 36, "bots, all healthy and each answering within a second"),

@@ -88,5 +88,5 @@ def test_the_picture_shows_every_step_and_its_deploy_time() -> None:
     steps = [empty | {"bots": bots, "shim_mb": 4 * bots, "deploy_s": 10 + bots} for bots in (10, 20, 30)]
     picture = ElementTree.fromstring(draw([empty, *steps], 1024))
     words = [text.text for text in picture.iter(f"{SVG}text")]
-    assert {"0", "10", "20", "30", "20 s", "40 s", "1024"} <= set(words)
+    assert {"0", "10", "20", "30", "20.0 s", "40.0 s", "1024"} <= set(words)
     assert len(list(picture.iter(f"{SVG}polygon"))) == 4

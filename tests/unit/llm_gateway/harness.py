@@ -217,6 +217,13 @@ async def post(
         return await refusal(response)
 
 
+async def status_of(session: aiohttp.ClientSession, **fields: Any) -> int:
+    """Make a call and read its answer to the end: its status."""
+    async with session.post(CHAT, json=chat(**fields)) as response:
+        await response.read()
+        return response.status
+
+
 async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
     """Wait until ``condition`` holds. Raises RetryError when it does not in time."""
     until = AsyncRetrying(

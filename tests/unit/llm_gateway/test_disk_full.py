@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from clawdeploy.money import NANO
-from tests.unit.llm_gateway.harness import BOT, CHAT, Bots, Start, Upstream, chat, eventually, post
+from tests.unit.llm_gateway.harness import BOT, CHAT, Bots, Start, Upstream, chat, eventually, post, status_of
 
 SIZE = 400 * 1024
 
@@ -66,7 +66,7 @@ async def test_a_full_disk_refuses_calls_loses_nothing_and_settles_what_ran_once
 
     upstream.answer = slow
     async with bots.session() as bot:
-        running = asyncio.create_task(bot.post(CHAT, json=chat()))
+        running = asyncio.create_task(status_of(bot))
         await started.wait()
         upstream.answer = quick
         ballast = fill(small_disk)
@@ -84,7 +84,7 @@ async def test_a_full_disk_refuses_calls_loses_nothing_and_settles_what_ran_once
 
         # A call that was let through before gets its answer; that it is over cannot be written yet.
         release.set()
-        assert (await running).status == 200
+        assert await running == 200
     states = [call["state"] for call in await bots.calls()]
     assert states.count("open") >= 1
     held = (await bots.account())["held"]

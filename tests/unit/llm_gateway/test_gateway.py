@@ -25,6 +25,7 @@ from tests.unit.llm_gateway.harness import (
     chat,
     post,
     refusal,
+    status_of,
 )
 
 # What a bot gets
@@ -182,16 +183,16 @@ async def test_a_bot_cannot_hold_more_calls_than_allowed(bots: Bots, upstream: U
 
     upstream.answer = answer
     async with bots.session() as bot, bots.session("127.0.0.3", "sk-claw-other") as neighbour:
-        calls = [asyncio.create_task(bot.post(CHAT, json=chat())) for _ in range(2)]
+        calls = [asyncio.create_task(status_of(bot)) for _ in range(2)]
         for _ in calls:
             await running.acquire()
         async with bot.post(CHAT, json=chat()) as third:
             assert (await refusal(third))[0] == 429
             assert third.headers["Retry-After"] == "1"
-        calls.append(asyncio.create_task(neighbour.post(CHAT, json=chat())))
+        calls.append(asyncio.create_task(status_of(neighbour)))
         await running.acquire()
         release.set()
-        assert [call.status for call in await asyncio.gather(*calls)] == [200, 200, 200]
+        assert await asyncio.gather(*calls) == [200, 200, 200]
         async with bot.post(CHAT, json=chat()) as later:
             assert later.status == 200
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.ports import free_port
 from tests.unit.llm_gateway.conftest import open_accounts
-from tests.unit.llm_gateway.harness import Bots, Upstream, chat
+from tests.unit.llm_gateway.harness import Bots, Upstream, status_of
 
 SOURCES = str(Path(__file__).parents[3] / "src")
 SECRET = "sk-or-v1-secret-0123456789"
@@ -63,12 +63,12 @@ async def test_it_tells_systemd_when_it_listens_and_finishes_running_calls_at_th
         loop = asyncio.get_running_loop()
         assert await asyncio.wait_for(loop.sock_recv(channel, 64), 10) == b"READY=1"
         async with bots.session() as bot:
-            call = asyncio.create_task(bot.post("/api/v1/chat/completions", json=chat()))
+            call = asyncio.create_task(status_of(bot))
             await asyncio.wait_for(started.wait(), 5)
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(loop.sock_recv(channel, 64), 5) == b"STOPPING=1"
             release.set()
-            assert (await call).status == 200
+            assert await call == 200
             with pytest.raises(aiohttp.ClientConnectorError):
                 async with bots.session() as late:
                     await late.get("/healthz")

@@ -25,6 +25,7 @@ from tests.unit.llm_gateway.harness import (
     chat,
     disagreements,
     eventually,
+    status_of,
 )
 
 # Enough for the simulator, which sees at its next word that nobody listens any more.
@@ -146,7 +147,7 @@ async def test_a_bot_that_hangs_up_before_the_answer_pays_exactly_what_it_cost(
     bots = await billed(drain_timeout=5.0)
     await simulator.order("latency", first=1.0)  # long enough to hang up in, on a busy machine too
     async with bots.session() as bot:
-        call = asyncio.create_task(bot.post(CHAT, json=chat(stream=stream)))
+        call = asyncio.create_task(status_of(bot, stream=stream))
         await simulator.asked(1)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)

@@ -12,7 +12,7 @@ export MYPY_CACHE_DIR := $(CURDIR)/build/cache/mypy
 COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --custom-compile-command 'make lock'
 
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-gateway bench-ops bench-tiers bench-watchdog verify-image image-openclaw docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-gateway bench-ops bench-tiers bench-watchdog verify-host verify-image image-openclaw docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,11 +61,15 @@ bench-gateway: setup ## Measure the LLM gateway; figures in build/bench/gateway.
 
 bench-tiers: setup ## Measure what each agent costs; figures in build/bench/tiers.json
 	@$(PY) -m tests.bench.tiers
+
 bench-watchdog: setup ## Measure the watchdog beside lawful bots, MINUTES=10; figures in build/bench/watchdog.json
 	@$(PY) -m tests.bench.watchdog
 
 bench-ops: setup ## Measure the kill switch; figures in build/bench/ops.json
 	@$(PY) -m tests.bench.ops
+
+verify-host: setup ## Look whether the hosts of the inventory are well, kernel's figures included
+	@ansible-playbook playbooks/verify_host.yml
 
 verify-image: setup ## Check an agent's image against its contract: make verify-image IMAGE=name:tag
 	@$(PY) -m tests.verify_image $(or $(IMAGE),$(error set IMAGE, for example: make verify-image IMAGE=nullclaw:1.0))

@@ -15,6 +15,7 @@ import msgspec
 
 from clawdeploy import allocation, claims, verbs, version
 from clawdeploy.cli_backup import backup_verbs
+from clawdeploy.cli_doctor import doctor, trial
 from clawdeploy.cli_login import login
 from clawdeploy.cli_money import money_verbs
 from clawdeploy.cli_ops import cells, gauge, ops_verbs, suspended
@@ -50,11 +51,13 @@ def main() -> None:
     clawctl top-up support-bot 5.00 --ref invoice-17
     clawctl claims new support-bot
     clawctl destroy support-bot
+    clawctl doctor               is this host well?
     """
 
 
-for added_verb in (*money_verbs, *ops_verbs, *backup_verbs, *upgrade_verbs, login, watch):
+for added_verb in (*money_verbs, *ops_verbs, *backup_verbs, *upgrade_verbs, doctor, login, watch):
     main.add_command(added_verb)
+watch.add_command(trial)
 
 
 # --- looking ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ that no request sees half of it and no connection is cut.
 
 import grp
 import json
+import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -232,6 +233,13 @@ def sync_llm_keys(
         result.note(paths.llm_keys.name, None if old_keys is None else old_keys.count("\n"), keys.count("\n"))
         if not check:
             _write(paths.llm_keys, keys, _group(paths.llm_group))
+
+
+def forget_certificate(paths: Paths, host: Host, label: str) -> None:
+    """Remove the certificate that Caddy got for this bot's name alone; a wildcard or shared one stays."""
+    if host.base_domain:
+        for folder in paths.certificates.glob(f"*/{label}.{host.base_domain}"):
+            shutil.rmtree(folder)
 
 
 def _read(path: Path) -> str | None:

@@ -27,6 +27,7 @@ class Paths:
     upgrade_lock: Path = Path("/run/lock/clawdeploy-upgrade.lock")
     ledger_socket: Path = Path("/run/clawdeploy-llm/admin.sock")
     watchdog_file: Path = Path("/etc/clawdeploy/watchdog.json")
+    certificates: Path = Path("/var/lib/caddy/.local/share/caddy/certificates")
     maps_group: str = "haproxy"
     llm_group: str = "clawdeploy-llm"
 

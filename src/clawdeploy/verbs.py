@@ -249,6 +249,7 @@ def destroy(
         homes.put_away(bot.id)
     else:
         homes.remove(bot.id)
+        edge.forget_certificate(registry.paths, registry.host, bot.label)
     registry.forget(bot.id, _kept(bot, now) if keep_data else None)
     said = f"{bot.label} destroyed, " + ("its data kept" if keep_data else "with all its data")
     events.record(registry.store, "destroyed", bot, said, {"kept": keep_data, "statement": statement})
@@ -269,6 +270,7 @@ def _purge(
     statement = _statement(ledger, kept.id)
     if not keep_data:
         homes.remove(kept.id)
+        edge.forget_certificate(registry.paths, registry.host, kept.label)
         with registry.store.transaction():
             registry.store.remove_kept(kept.id)
             said = f"kept data of {kept.label} destroyed"

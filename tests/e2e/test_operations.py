@@ -128,11 +128,12 @@ def test_a_playbook_says_which_setting_is_missing_or_unknown() -> None:
 
 
 def host_state(vps: lab.Vps) -> dict[str, Any]:
-    """All that a bot could leave behind: what ``footprint`` sees, units, loop devices, links, keys."""
+    """All that a bot could leave behind: what ``footprint`` sees, units, loops, links, certificates, keys."""
     state = footprint(vps)
     state["units"] = vps.ssh("ls /etc/systemd/system /etc/systemd/system/local-fs.target.wants").stdout
     state["loops"] = vps.ssh("losetup --list --noheadings --output BACK-FILE | sort").stdout
     state["links"] = vps.ssh("ip -o link | grep -o 'cb-[a-z0-9]*' | sort -u || :").stdout
+    state["certificates"] = vps.ssh("ls /var/lib/caddy/.local/share/caddy/certificates/*").stdout
     state["keys"] = vps.exec("sha256sum", "/var/lib/clawdeploy/llm_gateway/keys.json")
     return state
 
@@ -232,3 +233,28 @@ async def test_what_a_bot_uses_is_shown(vps: lab.Vps, web: aiohttp.ClientSession
     limits = clawctl(vps, "limits", bot.id)["limits"]
     assert 0 < limits["disk"]["used"] < limits["disk"]["limit"]
     assert clawctl(vps, "top", "--count", "1")["bots"]
+
+
+def test_the_doctor_finds_a_host_well_or_says_what_is_wrong(vps: lab.Vps, bot: Bot) -> None:
+    well = clawctl(vps, "doctor")
+    assert well["good"], well
+    vps.exec("systemctl", "stop", "clawdeploy-watchdog")
+    try:
+        assert vps.ssh("systemctl start clawdeploy-doctor").returncode != 0
+    finally:
+        vps.exec("systemctl", "start", "clawdeploy-watchdog")
+        vps.exec("systemctl", "reset-failed", "clawdeploy-doctor.service")
+    assert vps.exec("systemctl", "is-enabled", "clawdeploy-doctor.timer").strip() == "enabled"
+    told = clawctl(vps, "events")["events"][-1]
+    assert told["kind"] == "doctor_failed"
+    assert told["message"].startswith("services: not running: clawdeploy-watchdog.service")
+
+
+def test_a_host_is_verified_from_the_controller_with_offenders_of_its_own(vps: lab.Vps, bot: Bot) -> None:
+    before = vps.exec("docker", "ps", "--all", "--quiet")
+    run = play("verify_host.yml").check()
+    assert run.changed == 0
+    assert "all is well" in run.output
+    for check in ("services", "certificates", "cpu", "memory", "processes"):
+        assert f"{check} " in run.output
+    assert vps.exec("docker", "ps", "--all", "--quiet") == before

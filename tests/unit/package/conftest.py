@@ -130,6 +130,7 @@ def make_paths(place: Path, empty_registry: Path) -> Paths:
         upgrade_lock=place / "upgrade_lock",
         ledger_socket=place / "ledger.sock",
         watchdog_file=place / "watchdog.json",
+        certificates=place / "certificates",
         maps_group="root",
         llm_group="root",
     )
@@ -179,9 +180,12 @@ class Systemd:
 
     def __init__(self, units: Path) -> None:
         self.units, self.calls = units, list[tuple[str, ...]]()
+        self.down = set[str]()
 
     def __call__(self, verb: str, *arguments: str) -> None:
         self.calls.append((verb, *arguments))
+        if verb == "is-active" and arguments[-1] in self.down:
+            raise ClawError("systemd_failed", f"{arguments[-1]} is not active")
         names = [argument for argument in arguments if not argument.startswith("--")]
         for name in names:
             link = self.units / "local-fs.target.wants" / name

@@ -50,6 +50,26 @@ def test_nothing_is_left_of_a_bot(machine: Machine, engine: Engine, bot: str, fl
     assert declared(machine, wanted(1))[0]["id"] != bot
 
 
+def certificate_of(machine: Machine, name: str) -> Path:
+    """A certificate where Caddy keeps it."""
+    place = machine.paths.certificates / "acme-v02.api.letsencrypt.org-directory" / name
+    place.mkdir(parents=True)
+    (place / f"{name}.key").write_text("a key")
+    return place
+
+
+@pytest.mark.parametrize("flags", [("--purge",), ("--keep-data",)])
+def test_a_bots_own_certificate_goes_with_its_data_and_no_other(
+    machine: Machine, bot: str, flags: tuple[str, ...]
+) -> None:
+    own = certificate_of(machine, "one.bots.example.test")
+    others = [certificate_of(machine, f"{name}.bots.example.test") for name in ("two", "wildcard_")]
+    ask(machine, "destroy", "one", "--yes", *flags)
+    assert own.exists() == ("--keep-data" in flags)
+    ask(machine, "destroy", "one", "--yes", "--purge", code=int("--purge" in flags))
+    assert [path.exists() for path in (own, *others)] == [False, True, True]
+
+
 def test_the_final_statement_and_the_advice_are_given(
     machine: Machine, bot: str, ledger: LedgerClient
 ) -> None:

@@ -139,6 +139,17 @@ def workplace(paths: Paths, name: str) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
+def copying(paths: Paths, bot_id: str) -> bool:
+    """Whether the bot stands still because a backup is copying its files right now."""
+    if not (paths.backup_room / "work" / bot_id / _FROZEN).exists():
+        return False
+    try:
+        with alone(paths):
+            return False  # the backup that left the mark was killed
+    except ClawError:
+        return True
+
+
 def tidy(machine: "Machine") -> dict[str, Any]:
     """Undo what an interrupted backup left: bots that stand still, half-made copies."""
     work = machine.paths.backup_room / "work"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from clawdeploy import claims, edge, events
+from clawdeploy import backup, claims, edge, events
 from clawdeploy.errors import ClawError
 from clawdeploy.models import Bot
 from clawdeploy.registry import Registry
@@ -125,7 +125,7 @@ def _bot(
         report.repair(f"disk of {bot.label}", "not mounted", "mounted", lambda: homes.mount(bot.id))
     if there is None:
         report.repair(what, "missing", "made anew", lambda: _make(registry, engine, bot))
-    elif there.dead or there.state == "paused":
+    elif there.dead or (there.state == "paused" and not backup.copying(registry.paths, bot.id)):
         report.repair(what, there.state, "running", lambda: engine.start(bot.id))
 
 

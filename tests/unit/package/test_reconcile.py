@@ -7,7 +7,7 @@ import subprocess
 import msgspec
 import pytest
 
-from clawdeploy import edge
+from clawdeploy import backup, edge
 from clawdeploy.cli import Machine
 from clawdeploy.containers import ContainerSpec
 from clawdeploy.models import Running
@@ -62,6 +62,18 @@ def test_a_container_that_was_removed_stopped_or_paused(machine: Machine, engine
     for state in ("exited", "paused", "created"):
         engine.status[bot] = state
         assert repaired(machine) == [("container of one", state, "running")]
+
+
+def test_a_bot_that_stands_still_for_a_backup_goes_on_only_when_that_is_gone(
+    machine: Machine, engine: Engine, bot: str
+) -> None:
+    mark = machine.paths.backup_room / "work" / bot / "frozen"
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    engine.status[bot] = "paused"
+    with backup.alone(machine.paths):
+        assert not ask(machine, "reconcile")["changed"]
+    assert repaired(machine) == [("container of one", "paused", "running")]
 
 
 def test_a_suspended_bot_that_runs_is_killed_and_one_that_does_not_stays_so(

@@ -117,7 +117,7 @@ class World:
         # Kept elsewhere, or the file system might give its inode to the new one.
         group.rename(self.tree.with_name(f"gone-{len(list(self.tree.parent.iterdir()))}"))
         shutil.copytree(RECORDED / self.places[container], group)
-        self.use(container, memory_current=2 << 20)
+        self.use(container, memory_current=2 << 20, pids_current=9)
         (group / "cpu.stat").write_text("usage_usec 1000\n")
         (group / "memory.events").write_text("oom_kill 0\n")
 
@@ -148,7 +148,7 @@ def world(
     shutil.copytree(RECORDED, tree)
     world = World(machine, engine, tree, bots)
     for container in (FIRST, SECOND):
-        world.use(container, memory_current=8 << 20)
+        world.use(container, memory_current=8 << 20, pids_current=9)
     yield world
     world.notifier.close(5)
 
@@ -168,13 +168,26 @@ def details(event: dict[str, Any]) -> Any:
 
 def test_recorded_groups_of_version_2_are_read_with_what_rules_need() -> None:
     groups = cgroups.find({FIRST, SECOND}, RECORDED)
-    for container in (FIRST, SECOND):
+    for container, cpu, throttled, memory in (
+        (FIRST, 7.559633, 0.214894, 32415744),
+        (SECOND, 7.725246, 0.25675, 43524096),
+    ):
         sample = groups[container].sample()
         assert sample is not None
-        assert (sample.cpu, sample.throttled) == (61.842107, 58.330411)
-        assert sample.memory == 66678784 - 1638400
-        assert (sample.pids, sample.oom_kills) == (9, 3)
+        assert (sample.cpu, sample.throttled, sample.memory) == (cpu, throttled, memory)
+        assert (sample.pids, sample.oom_kills) == (64, 5)
         assert groups[container].identity() is not None
+
+
+def test_memory_that_the_kernel_can_drop_is_not_counted(tmp_path: Path) -> None:
+    tree = tmp_path / "cgroup"
+    shutil.copytree(RECORDED, tree)
+    group = cgroups.find({FIRST}, tree)[FIRST]
+    stat = group.memory / "memory.stat"
+    stat.write_text(stat.read_text().replace("inactive_file 0\n", "inactive_file 1638400\n"))
+    sample = group.sample()
+    assert sample is not None
+    assert sample.memory == 32415744 - 1638400
 
 
 def test_counters_that_begin_anew_lose_nothing() -> None:
@@ -538,8 +551,8 @@ def test_prometheus_gets_the_last_look(world: World) -> None:
         for sample in family.samples
     }
     bot = world.bots[0]
-    assert found["clawdeploy_bot_cpu_seconds_total", *sorted((bot, "one"))] == pytest.approx(63.342107)
-    assert found["clawdeploy_bot_oom_kills_total", *sorted((bot, "one"))] == 3
+    assert found["clawdeploy_bot_cpu_seconds_total", *sorted((bot, "one"))] == pytest.approx(7.559633 + 1.5)
+    assert found["clawdeploy_bot_oom_kills_total", *sorted((bot, "one"))] == 5
     assert found["clawdeploy_bot_memory_limit_bytes", *sorted((bot, "one"))] == 64 << 20
     assert found["clawdeploy_bot_state", *sorted((bot, "one", "running"))] == 1
     assert found["clawdeploy_host_bots", "running"] == 2

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import docker
 import msgspec
 import pytest
 from aiohttp import web
@@ -409,6 +410,14 @@ def set_host(paths: Paths, **changes: Any) -> None:
     """Change host.json, as prepare_host would."""
     paths.host_file.write_text(json.dumps(HOST | changes))
     load_host(paths)
+
+
+@pytest.fixture
+def client() -> Iterator[Any]:
+    """The real Docker."""
+    connected = docker.from_env()
+    yield connected
+    connected.close()
 
 
 def busybox_image(client: Any, tag: str) -> None:

@@ -11,42 +11,7 @@ import pytest
 
 from clawdeploy.containers import LiveBot
 from tests.unit.plugins.conftest import ROLE, Evaluate
-
-HOST = {
-    "llm_gateway_url": "http://10.201.255.1:8788/api/v1",
-    "openrouter_model": "openai/gpt-4o-mini",
-    "cgroup_parent": "",
-    "support_email": "help@example.com",
-}
-BOT: dict[str, Any] = {
-    "id": "abcdefghij01",
-    "label": "mybot",
-    "url": "https://mybot.bots.example.com/",
-    "telegram_username": "my_bot",
-    "agent": "nullclaw",
-    "uid": 200000,
-    "subnet": "10.200.0.0/28",
-    "host_address": "10.200.0.1",
-    "address": "10.200.0.2",
-    "limits": {
-        "cpus": 0.5,
-        "memory_limit": 67108864,
-        "pids_limit": 64,
-        "nofile_limit": 1024,
-        "disk_size": 1073741824,
-    },
-    "owner": "4242",
-    "open_to_all": False,
-    "image": "ghcr.io/nullclaw/nullclaw:v2026.5.29",
-    "image_digest": None,
-    "token": "123456789:" + "A" * 35,
-    "llm_key": "sk-claw-" + "k" * 43,
-    "internal_token": "ci_" + "t" * 43,
-    "balance": None,
-    "spend_limit": None,
-    "bot_env": {},
-    "bot_config": {},
-}
+from tests.unit.plugins.profiles import BOT, home_of, run_of
 
 
 @pytest.fixture
@@ -56,8 +21,7 @@ def profile(role_variables: dict[str, Any]) -> dict[str, Any]:
 
 
 def home(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
-    value: dict[str, Any] = evaluate("__bot_home", bot={**BOT, **changes}, __bot_look={"host": HOST})
-    return value
+    return home_of(evaluate, BOT | changes)
 
 
 def config(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
@@ -67,15 +31,7 @@ def config(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
 
 
 def to_run(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
-    value: dict[str, Any] = evaluate(
-        "__bot_to_run",
-        bot={**BOT, **changes},
-        __bot_look={"host": HOST},
-        __bot_homes={"bots": [{"id": BOT["id"], "config_hash": "c" * 64}]},
-        __bot_pinned={BOT["image"]: "sha256:" + "a" * 64},
-        bot_default_balance="1.00",
-    )
-    return value
+    return run_of(evaluate, BOT | changes)
 
 
 def spec(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:

@@ -247,9 +247,9 @@ from ansible_collections.clawdeploy.fleet.plugins.module_utils._fly import (
     failing,
 )
 
-TEXT = {"type": "str"}
+TEXT: dict[str, Any] = {"type": "str"}
 TEXTS = {"type": "list", "elements": "str"}
-NUMBER = {"type": "int"}
+NUMBER: dict[str, Any] = {"type": "int"}
 SERVICE: dict[str, Any] = {
     "internal_port": {"type": "int", "required": True},
     "protocol": {"type": "str", "choices": ["tcp", "udp"], "default": "tcp"},
@@ -381,7 +381,7 @@ class Machine:
         return found[0] if found else None
 
     def create(self, region: str, config: dict[str, Any], secrets: int) -> dict[str, Any]:
-        request = {"name": self._name, "region": region, "config": config}
+        request: dict[str, Any] = {"name": self._name, "region": region, "config": config}
         request |= {"min_secrets_version": secrets} if secrets else {}
         made: dict[str, Any] = self._fly.create(self._base, request, self.find)
         return made

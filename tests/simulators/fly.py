@@ -11,7 +11,8 @@ A machine that is started runs at once; its checks pass when they were looked at
 Control endpoints:
 
 * `POST /_sim/order` `{"method", "path", "status": 500, "times": 1, "retry_after": null, "done": false}`: the
-  next `times` requests of this method whose path matches this regular expression are answered with `status`. With `done` they take effect all the same: the answer got lost.
+  next `times` requests of this method whose path matches this regular expression are answered with `status`.
+  With `done` they take effect all the same: the answer got lost.
 * `POST /_sim/health` `{"app", "status": "critical", "output"}`: what the checks of the app's machines say.
 * `POST /_sim/sleep` `{"app"}`: Fly.io's proxy stops or suspends the machines that have `autostop`.
 * `POST /_sim/visit` `{"app"}`: a visitor comes. Returns `{"answered": whether a machine runs then}`.

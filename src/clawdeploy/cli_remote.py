@@ -8,6 +8,9 @@ from clawdeploy import remotes
 from clawdeploy.clitools import Machine, check_option, now, say, show_table, stdin, summary, table, verb
 from clawdeploy.models import RemoteRequest
 
+# What whoever puts a bot elsewhere must know of this host.
+_ABOUT = ("llm_public_url", "openrouter_model", "support_email")
+
 
 @click.group()
 def remote() -> None:
@@ -23,11 +26,11 @@ def list_remotes(machine: Machine, as_json: bool) -> None:
     Example: clawctl remote list
     """
     with machine.registry() as registry:
-        found = registry.store.remotes()
-        url = registry.host.llm_public_url
+        found, host = registry.store.remotes(), registry.host
     if as_json:
         shown = [remotes.describe(one) for one in found]
-        click.echo(json.dumps({"bots": shown, "llm_public_url": url}))
+        about = {name: getattr(host, name) for name in _ABOUT}
+        click.echo(json.dumps({"bots": shown, **about}))
         return
     lines = table("Id", "Name", "Telegram", "Agent", "Runs at", "State")
     for one in found:

@@ -9,7 +9,7 @@ from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._entries import (
     SettingError,
     read_text,
 )
-from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._names import suggest, unknown_names
+from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._names import unknown_names
 
 # How its people reach it. Not both: nothing at Fly.io keeps strangers away from an agent's other paths.
 REACH = ("telegram", "http")
@@ -108,7 +108,7 @@ def plan(
     name = asked["bot_name"] or (before["name"] if before else f"bot-{telegram_id}")
     agent = asked["agent"] or (before["agent"] if before else "nullclaw")
     if agent not in agents:
-        return {}, [f"agent: {agent!r} cannot run at Fly.io; {suggest(agent, agents, 'agents that can')}"]
+        return {}, [f"agent: {agent!r} cannot run at Fly.io; agents that can: {', '.join(sorted(agents))}"]
     profile = agents[agent]
     problems += _review(found, agent, profile)
     kind, cpus, memory, more = _guest(found, profile["memory_mb"])

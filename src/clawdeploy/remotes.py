@@ -73,9 +73,9 @@ def sync(paths: Paths, host: Host, remotes: Sequence[Remote], result: edge.SyncR
     edge.sync_maps(paths, {KEYS_MAP: {one.llm_key_hash: one.id for one in remotes}}, result, check)
 
 
-def _sync(registry: Registry, check: bool = False) -> edge.SyncResult:
+def _sync(registry: Registry) -> edge.SyncResult:
     result = edge.SyncResult()
-    sync(registry.paths, registry.host, registry.store.remotes(), result, check)
+    sync(registry.paths, registry.host, registry.store.remotes(), result, False)
     return result
 
 
@@ -121,12 +121,15 @@ def declare(
         created_at=before.created_at if before else now,
     )
     (account,) = ledger.open([opening], check)
+    # Edge and gateway first: where they cannot take it, there is no row that nobody asked for.
+    others = [one for one in registry.store.remotes() if one.id != after.id]
+    synced = edge.SyncResult()
+    sync(registry.paths, registry.host, [*others, after], synced, check)
     if not check:
         with registry.store.transaction():
             registry.store.put_remote(after)
             if secrets != old:
                 save_secrets(registry.paths, after.id, secrets)
-    synced = _sync(registry, check)
     return {
         "changed": before != after or secrets != old or account.changed or bool(synced.changed),
         "diff": {"before": _text(before), "after": _text(after)},

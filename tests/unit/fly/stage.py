@@ -13,7 +13,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -326,7 +325,3 @@ def fresh(stage: Stage) -> Stage:
     shutil.rmtree(stage.directory / "build", ignore_errors=True)
     stage.internet.ports.setdefault(LLM_HOST, 0)
     return stage
-
-
-def seconds(since: float) -> float:
-    return round(time.monotonic() - since, 2)

@@ -172,3 +172,9 @@ def test_a_running_edge_learns_the_key_at_once_and_sync_restores_what_was_lost(
     assert edge.HAProxy(paths.haproxy_socket).entries(path) == [(digest, made["id"])]
     assert digest in keys(machine)
     assert make_host().llm_public_url == ""
+
+
+def test_an_edge_that_cannot_take_the_key_leaves_no_bot(machine: Machine) -> None:
+    machine.paths.maps.rename(machine.paths.maps.with_name("away"))
+    assert declare(machine, code=1)["error"]["code"] == "host_unprepared"
+    assert ask(machine, "remote", "list")["bots"] == []

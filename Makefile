@@ -13,6 +13,7 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-e
   --custom-compile-command 'make lock'
 
 .PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-gateway bench-ops bench-tiers bench-watchdog verify-host verify-image image-openclaw docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-fly bench-gateway bench-ops bench-tiers bench-watchdog verify-image image-openclaw docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +50,9 @@ molecule: setup ## Run the whole path on a VPS in a container
 
 bench-deploy: setup ## Measure deploys; figures in build/bench/deploy.json
 	@$(PY) -m tests.bench.deploy
+
+bench-fly: setup ## Measure deploys to Fly.io against the simulator; figures in build/bench/fly.json
+	@$(PY) -m tests.bench.fly
 
 bench-edge: setup ## Measure the edge; figures in build/bench/edge.json
 	@$(PY) -m tests.bench.edge

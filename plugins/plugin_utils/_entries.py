@@ -149,7 +149,7 @@ def _boolean(value: Any) -> bool:
         raise SettingError(f"{value!r} is neither true nor false") from None
 
 
-_READERS: dict[str, Callable[[Any], Any]] = {
+READERS: dict[str, Callable[[Any], Any]] = {
     "token": _token,
     "bot_name": _label,
     "plan": read_text,
@@ -199,7 +199,7 @@ def read_entries(
             if name != "token" and (value is None or value == ""):
                 continue
             try:
-                bot[name] = _READERS[name]("" if value is None else value)
+                bot[name] = READERS[name]("" if value is None else value)
             except SettingError as error:
                 failed = True
                 problems.append(f"{where}{name}: {error}")

@@ -193,6 +193,48 @@ class ReleaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run_id: RunId
 
 
+class Remote(msgspec.Struct, frozen=True):
+    """A bot that runs elsewhere and calls its model through this host.
+
+    ``settings`` are what the playbook that put it there wants to know next time; nothing here reads them.
+    ``reason``: why it is suspended.
+    """
+
+    id: BotId
+    name: str
+    telegram_id: int
+    telegram_username: str
+    target: Literal["fly"]
+    agent: str
+    llm_refusal: Literal["message", "error"]
+    settings: dict[str, Any]
+    state: Literal["deploying", "active"]
+    suspended: bool
+    reason: str
+    llm_key_hash: str
+    created_at: int
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+
+class RemoteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A bot that is to run elsewhere; ``balance`` (dollars) is a new account's first entry."""
+
+    name: str
+    telegram_id: int
+    telegram_username: str
+    telegram_token: str
+    target: Literal["fly"]
+    agent: str
+    settings: dict[str, Any]
+    balance: str
+    llm_refusal: Literal["message", "error"] = "error"
+    spend_limit: str | None = None
+    bot_config: dict[str, Any] | None = None
+
+
 class BotSecrets(msgspec.Struct, frozen=True, omit_defaults=True):
     """Secrets of one bot in clear, kept off its disk.
 

@@ -15,7 +15,16 @@ import msgspec
 from clawdeploy import allocation, claims, events, rollbacks
 from clawdeploy.errors import ClawError
 from clawdeploy.host import Host, Paths, free_bytes
-from clawdeploy.models import Bot, BotRequest, BotSecrets, DeclareRequest, Kept, Running, is_dns_label
+from clawdeploy.models import (
+    Bot,
+    BotRequest,
+    BotSecrets,
+    DeclareRequest,
+    Kept,
+    Remote,
+    Running,
+    is_dns_label,
+)
 from clawdeploy.secret_files import load_secrets, remove_secrets, save_secrets
 from clawdeploy.store import RegistryStore
 from clawdeploy.tokens import new_bot_id, new_gateway_token, new_internal_token, new_llm_key, sha256_hex
@@ -134,6 +143,20 @@ def _review_kept(request: DeclareRequest, kept: Sequence[Kept]) -> list[Problem]
         for one in kept
         if agents.get(one.telegram_id, one.agent) != one.agent
     ]
+
+
+def _review_remotes(request: DeclareRequest, remotes: Sequence[Remote]) -> Iterator[Problem]:
+    """Two that poll one token take each other's messages; one name is for one bot."""
+    for wanted in request.bots:
+        for one in remotes:
+            if one.telegram_id == wanted.telegram_id:
+                yield (
+                    "token_in_use",
+                    f"@{one.telegram_username} runs at {one.target} as {one.name!r}: destroy it there first, "
+                    "or use another bot's token.",
+                )
+            elif wanted.name in (one.name, one.id):
+                yield "name_taken", f"bot_name {wanted.name!r} is taken by a bot that runs at {one.target}."
 
 
 def _review_room(
@@ -482,6 +505,7 @@ class Registry:
             request, bots, self.host, self.store.certificate_names(), free_bytes(self.paths), now
         )
         problems += _review_kept(request, self.store.kept())
+        problems += _review_remotes(request, self.store.remotes())
         if problems:
             raise ClawError.several(problems)
         decisions = self._decide(request, bots, now)
@@ -503,6 +527,7 @@ class Registry:
         taken = (
             {bot.id for bot in bots}
             | {bot.label for bot in bots}
+            | {one.id for one in self.store.remotes()}
             | {b.name for b in request.bots if b.name}
             | {one.id for one in kept.values()}
         )

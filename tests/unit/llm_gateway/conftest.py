@@ -56,6 +56,7 @@ def settings(tmp_path: Path, upstream: Upstream) -> dict[str, Any]:
         "model": MODEL,
         "api_key_file": tmp_path / "openrouter_api_key",
         "keys_file": tmp_path / "keys.json",
+        "remote_keys_file": tmp_path / "remote_keys.json",
         "bot_pool": IPv4Network("127.0.0.0/8"),
         "max_body_bytes": 64 * 1024,
         "calls_per_bot": 2,

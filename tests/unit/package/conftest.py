@@ -23,7 +23,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from clawdeploy import edge
+from clawdeploy import edge, remotes
 from clawdeploy.cli import Machine
 from clawdeploy.containers import ContainerSpec
 from clawdeploy.engine import ContainerState
@@ -372,11 +372,11 @@ class RunningHAProxy:
 def haproxy(paths: Paths, tmp_path: Path) -> Iterator[RunningHAProxy]:
     binary = shutil.which("haproxy") or "/usr/sbin/haproxy"
     front, maps = tmp_path / "front.sock", paths.maps
-    for name in edge.render([], {}, make_host()):
+    names = [*edge.render([], {}, make_host())]
+    names.insert(-1, remotes.KEYS_MAP)
+    for name in names:
         (maps / name).touch()
-    looked_up = " ".join(
-        f"%[path,field(2,/),map_str({maps / name},-)]" for name in edge.render([], {}, make_host())
-    )
+    looked_up = " ".join(f"%[path,field(2,/),map_str({maps / name},-)]" for name in names)
     config = tmp_path / "haproxy.cfg"
     config.write_text(f"""
 global

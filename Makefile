@@ -46,7 +46,8 @@ unit: setup ## Run the unit tests and the checks of the repository itself
 	pytest -o cache_dir=build/cache/pytest tests/unit tests/house
 
 molecule: setup ## Run the whole path on a VPS in a container
-	molecule test -s default
+	@# OpenClaw's image takes two minutes to build: time in which the VPS is prepared.
+	@$(PY) -m tests.openclaw_image & trap "kill $$! 2>/dev/null || :" EXIT; molecule test -s default
 
 bench-deploy: setup ## Measure deploys; figures in build/bench/deploy.json
 	@$(PY) -m tests.bench.deploy

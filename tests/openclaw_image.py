@@ -1,7 +1,8 @@
 """The real OpenClaw as the tests run it: the image that `make image-openclaw` builds, trusting one CA more.
 
 The product's archive is cached in build/cache/images/, like the lab's root file systems: building it takes
-two minutes, and `python -m tests.openclaw_image` begins with it while other things wait. OpenClaw finds the simulated internet's CA through NODE_EXTRA_CA_CERTS: nothing in it is changed.
+two minutes, and `python -m tests.openclaw_image` begins with it while other things wait. OpenClaw finds the
+simulated internet's CA through NODE_EXTRA_CA_CERTS: nothing in it is changed.
 """
 
 import fcntl

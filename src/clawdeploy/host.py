@@ -111,6 +111,7 @@ class Host(msgspec.Struct, frozen=True):
     plans: dict[str, Plan]
     cgroup_parent: str = ""
     bot_runtime: str = ""
+    skills_library: str = "/var/lib/clawdeploy/skills"
 
     @property
     def pool(self) -> IPv4Network:

@@ -34,7 +34,7 @@ options:
     default: []
     suboptions:
       id:
-        description: Id of the bot.
+        description: Id or name of the bot.
         type: str
         required: true
       skills:

@@ -15,22 +15,23 @@ extends_documentation_fragment:
   - clawdeploy.fleet.attributes.controller
 options:
   skills:
-    description: Skills as P(clawdeploy.fleet.bot_entries#filter) returns them.
+    description:
+      - Skills as the user names them. See C(skills) of the role P(clawdeploy.fleet.bot#role).
     type: list
-    elements: dict
+    elements: raw
     required: true
 """
 
 EXAMPLES = """
 - name: Fetch the skills
   clawdeploy.fleet.skill_archives:
-    skills: "{{ wanted | map(attribute='skills') | flatten | unique }}"
+    skills: [./refund-policy, "git+https://git.example.com/skills.git#v1.2:faq", shipping@2.0]
   register: fetched
 """
 
 RETURN = """
 skills:
-  description: The skills with their C(archive) (base64); those of the host's library have none.
+  description: The skills, each with its C(source) and C(archive) (base64). Those of the library have none.
   type: list
   elements: dict
   returned: success

@@ -28,9 +28,9 @@ _INTERPRETER = 3
 
 
 def read_skill(value: Any) -> dict[str, str]:
-    """One element of ``skills``: source, and of sha256, path, url, ref and folder what there is.
+    """One element of ``skills``: its source and, if it is pinned, its sha256.
 
-    Without path and url it is in the host's library. ValueError with what to write instead.
+    ValueError with what to write instead.
     """
     given = dict(value) if isinstance(value, Mapping) else {"source": value}
     source, sha256 = given.get("source"), given.get("sha256")
@@ -41,32 +41,37 @@ def read_skill(value: Any) -> dict[str, str]:
     if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
         raise ValueError(f"sha256 of {source} must be 64 of 0-9 and a-f")
     source = source.strip()
-    pin = {} if sha256 is None else {"sha256": sha256}
-    if _LIBRARY.fullmatch(source):
-        return {"source": source, **pin}
     if source.startswith("git+"):
-        found = _GIT.fullmatch(source)
-        if not found or found["ref"].startswith("-"):
-            raise ValueError(
-                f"{source!r} must be git+URL#REF or git+URL#REF:FOLDER, REF being a tag or a commit"
-            )
-        return {"source": source, **pin, **found.groupdict("")}
-    path = Path(source).expanduser().resolve()
-    if not path.exists():
-        raise ValueError(f"no such directory or archive on this machine: {path}")
-    return {"source": str(path), **pin, "path": str(path)}
+        _git_parts(source)
+    elif not _LIBRARY.fullmatch(source):
+        path = Path(source).expanduser().resolve()
+        if not path.exists():
+            raise ValueError(f"no such directory or archive on this machine: {path}")
+        source = str(path)
+    return {"source": source} if sha256 is None else {"source": source, "sha256": sha256}
 
 
-def fetch(skill: Mapping[str, str]) -> bytes | None:
-    """The skill's archive (tar or zip); None if the host has it. ValueError if it cannot be had."""
-    if "url" in skill:
-        return _of_git(skill)
-    if "path" not in skill:
+def _git_parts(source: str) -> dict[str, str]:
+    """url, ref and folder of a source in git."""
+    found = _GIT.fullmatch(source)
+    if not found or found["ref"].startswith("-"):
+        raise ValueError(f"{source!r} must be git+URL#REF or git+URL#REF:FOLDER, REF being a tag or a commit")
+    return found.groupdict("")
+
+
+def fetch(source: str) -> bytes | None:
+    """The archive (tar or zip) of a source that was read; None if the host has it.
+
+    ValueError if it cannot be had.
+    """
+    if source.startswith("git+"):
+        return _of_git(source, **_git_parts(source))
+    if _LIBRARY.fullmatch(source):
         return None
-    path = Path(skill["path"])
+    path = Path(source)
     content = _packed(path) if path.is_dir() else _read(path)
     if len(content) > MOST_BYTES:
-        raise ValueError(f"{skill['source']} is larger than {MOST_BYTES >> 20} MiB")
+        raise ValueError(f"{source} is larger than {MOST_BYTES >> 20} MiB")
     return content
 
 
@@ -94,7 +99,7 @@ def _packed(root: Path) -> bytes:
     return output.getvalue()
 
 
-def _of_git(skill: Mapping[str, str]) -> bytes:
+def _of_git(source: str, url: str, ref: str, folder: str) -> bytes:
     """That commit and no more of the repository."""
     with tempfile.TemporaryDirectory(prefix="clawdeploy-skill-") as room:
 
@@ -105,12 +110,12 @@ def _of_git(skill: Mapping[str, str]) -> bytes:
             )
             if done.returncode:
                 said = " ".join(done.stderr.decode(errors="replace").split())[-300:]
-                raise ValueError(f"{skill['source']} cannot be fetched: {said}")
+                raise ValueError(f"{source} cannot be fetched: {said}")
             return done.stdout
 
         git("init", "--quiet")
-        git("fetch", "--quiet", "--depth=1", "--", skill["url"], skill["ref"])
-        return git("archive", "--format=tar", f"FETCH_HEAD:{skill['folder']}")
+        git("fetch", "--quiet", "--depth=1", "--", url, ref)
+        return git("archive", "--format=tar", f"FETCH_HEAD:{folder}")
 
 
 # --- tools ------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from clawdeploy import events
 from clawdeploy.containers import SkillRules
 from clawdeploy.errors import ClawError
 from clawdeploy.files import write_atomic
-from clawdeploy.models import Bot, BotId
+from clawdeploy.models import Bot
 from clawdeploy.registry import Registry
 from clawdeploy.storage import Homes
 
@@ -511,9 +511,9 @@ class WantedSkill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class SkillsOfBot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All skills that a bot should have, by their sources."""
+    """All skills that a bot (id or name) should have, by their sources."""
 
-    id: BotId
+    id: Annotated[str, Meta(min_length=1)]
     skills: tuple[str, ...]
 
 
@@ -598,11 +598,9 @@ def apply(registry: Registry, homes: Homes, request: SkillsRequest, now: int, ch
     if problems:
         raise ClawError.several(problems)
     lines = list[tuple[str, str]]()
-    rows = {bot.id: bot for bot in registry.bots()}
     for one in request.bots:
-        # In check mode ids that ``declare --check`` made up are taken for new bots.
-        bot = rows.get(one.id) if check else registry.find(one.id)
-        found = shelf(registry, homes, bot) if bot and registry.store.container(one.id) else None
+        bot = _named_bot(registry, one.id, check)
+        found = shelf(registry, homes, bot) if bot and registry.store.container(bot.id) else None
         names = _named(one.skills, bundles)
         for name in found.installed().keys() - names.keys() if found else ():
             lines.append((f"{one.id}/{name}: there\n", f"{one.id}/{name}: absent\n"))
@@ -624,6 +622,16 @@ def apply(registry: Registry, homes: Homes, request: SkillsRequest, now: int, ch
             for source, bundle in bundles.items()
         ],
     }
+
+
+def _named_bot(registry: Registry, reference: str, check: bool) -> Bot | None:
+    """In check mode an id that ``declare --check`` made up is taken for a new bot, None."""
+    try:
+        return registry.find(reference)
+    except ClawError:
+        if check:
+            return None
+        raise
 
 
 def _of(registry: Registry, wanted: WantedSkill) -> Bundle:

@@ -385,6 +385,17 @@ def test_a_bot_whose_agent_takes_no_skills_is_left_alone(
     assert "takes no skills" in run(machine, "skills", "add", "support", make(), code=1).stderr
 
 
+def test_a_bot_that_is_kept_and_deployed_again_still_knows_it(
+    machine: Machine, bot: str, make: Callable[..., str], homes: Homes, paths: Paths
+) -> None:
+    ask(machine, "skills", "add", "support", make())
+    homes.put_away(bot)
+    homes.apply([msgspec.convert({"id": bot, "uid": 200000, "disk_size": 32 << 20}, HomeRequest)])
+    (listed,) = ask(machine, "skills", "list", "support")["skills"]
+    assert listed["intact"]
+    assert "30 days" in seen(paths, bot)["refunds/SKILL.md"]
+
+
 # --- library ----------------------------------------------------------------------------------------
 
 

@@ -29,6 +29,10 @@ def skill(tmp_path: Path) -> Path:
     return folder
 
 
+def archive_of(given: Any) -> bytes | None:
+    return fetch(read_skill(given)["source"])
+
+
 def names(archive: bytes | None) -> list[str]:
     assert archive is not None
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -39,9 +43,9 @@ def test_a_directory_is_packed_the_same_every_time(skill: Path) -> None:
     (skill / ".git").mkdir()
     (skill / ".git/HEAD").touch()
     (skill / "docs/link").symlink_to("/etc")
-    first = fetch(read_skill(str(skill)))
+    first = archive_of(str(skill))
     (skill / "SKILL.md").touch()
-    assert fetch(read_skill(f"{skill}/")) == first
+    assert archive_of(f"{skill}/") == first
     # The link is in it, as a link, for the host to see and refuse.
     assert names(first) == ["SKILL.md", "docs/faq.md", "docs/link"]
 
@@ -49,15 +53,15 @@ def test_a_directory_is_packed_the_same_every_time(skill: Path) -> None:
 def test_an_archive_goes_as_it_is_and_one_that_is_too_large_not_at_all(tmp_path: Path) -> None:
     archive = tmp_path / "refunds.zip"
     archive.write_bytes(b"whatever it is")
-    assert fetch(read_skill(str(archive))) == b"whatever it is"
+    assert archive_of(str(archive)) == b"whatever it is"
     archive.write_bytes(bytes(9 << 20))
     with pytest.raises(ValueError, match="larger than 8 MiB"):
-        fetch(read_skill(str(archive)))
+        archive_of(str(archive))
     folder = tmp_path / "folder"
     folder.mkdir()
     shutil.copyfile(archive, folder / "big")
     with pytest.raises(ValueError, match="larger than 8 MiB"):
-        fetch(read_skill(str(folder)))
+        archive_of(str(folder))
 
 
 @pytest.fixture
@@ -85,11 +89,11 @@ def test_a_commit_is_fetched_from_git_by_tag_or_number(
     repository: Callable[..., str], tmp_path: Path
 ) -> None:
     url = f"git+file://{tmp_path}/repository"
-    assert names(fetch(read_skill(f"{url}#v1:skills/refunds"))) == ["SKILL.md", "docs/faq.md"]
+    assert names(archive_of(f"{url}#v1:skills/refunds")) == ["SKILL.md", "docs/faq.md"]
     newest = repository("rev-parse", "HEAD")
-    assert "skills/refunds/new.md" in names(fetch(read_skill(f"{url}#{newest}")))
+    assert "skills/refunds/new.md" in names(archive_of(f"{url}#{newest}"))
     with pytest.raises(ValueError, match="cannot be fetched"):
-        fetch(read_skill(f"{url}#nothing"))
+        archive_of(f"{url}#nothing")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,7 @@ def test_a_source_that_cannot_be_meant_is_refused(given: Any, complaint: str) ->
 def test_a_name_is_the_librarys_and_nothing_is_fetched() -> None:
     for name in ("faq", "faq@1.2"):
         assert read_skill(name) == {"source": name}
-        assert fetch(read_skill(name)) is None
+        assert archive_of(name) is None
     assert read_skill({"source": "faq", "sha256": "a" * 64}) == {"source": "faq", "sha256": "a" * 64}
 
 

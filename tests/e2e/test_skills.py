@@ -215,7 +215,8 @@ async def test_a_deployed_tool_works_in_the_hardened_container(
     code, output = in_bot(vps, worker, "touch /opt/tools/more")
     assert (code != 0, "Read-only" in output) == (True, True)
     tell = "grep -q ^/opt/tools/ $p/cmdline && grep -hE 'CapEff|NoNewPrivs' $p/status"
-    assert in_bot(vps, worker, f"for p in /proc/[0-9]*; do {tell}; done")[1].split() == ["CapEff:", "0000000000000000", "NoNewPrivs:", "1"]
+    found = in_bot(vps, worker, f"for p in /proc/[0-9]*; do {tell}; done")[1].split()
+    assert found == ["CapEff:", "0000000000000000", "NoNewPrivs:", "1"]
 
 
 def test_a_second_deploy_changes_nothing(deploy: Deploy, worker: Bot, worker_options: dict[str, Any]) -> None:

@@ -322,3 +322,21 @@ def test_a_tool_is_a_server_of_the_agent_under_its_checksum(evaluate: Evaluate) 
 
 def test_a_bot_has_no_servers_unless_they_are_asked_for(evaluate: Evaluate) -> None:
     assert config(evaluate)["mcp_servers"] == {}
+
+
+def test_only_bots_whose_skills_were_named_are_taught(evaluate: Evaluate) -> None:
+    named = [{"source": "/home/me/faq"}, {"source": "shipping@2.0", "sha256": "a" * 64}]
+    asked = [{"agent": "nullclaw", "skills": given, "tools": None} for given in (named, [], None)]
+    registered = [BOT | {"id": f"abcdefghij0{number}"} for number in range(3)]
+    known: dict[str, Any] = {
+        "__bot_wanted": asked,
+        "__bot_declared": {"bots": registered},
+        "__bot_live": {"bots": []},
+    }
+    assert evaluate("__bot_skills_asked", **known) == named
+    taught = evaluate("__bot_taught", **known)
+    assert [evaluate("__bot_skills", bot=bot, **known) for bot in taught] == [
+        {"id": "abcdefghij00", "skills": ["/home/me/faq", "shipping@2.0"]},
+        {"id": "abcdefghij01", "skills": []},
+    ]
+    assert evaluate("__bot_programs", **known) == []

@@ -127,7 +127,8 @@ def test_a_bot_cannot_change_what_it_was_taught(vps: lab.Vps, pupil: Bot) -> Non
     place = "/nullclaw-data/workspace/skills"
     for command in (f"echo x >> {place}/rules/SKILL.md", f"mkdir {place}/more", f"rm -r {place}/rules"):
         code, output = in_bot(vps, pupil, command)
-        assert (code != 0, "Read-only" in output) == (True, True), output
+        assert code != 0, output
+        assert "Read-only" in output or "denied" in output
     (skill,) = clawctl(vps, "skills", "list", "pupil")["skills"]
     assert skill["intact"]
 
@@ -242,7 +243,7 @@ async def test_an_upgraded_bot_has_its_skills_and_tools(
     assert (skill["name"], skill["intact"]) == ("tables", True)
 
 
-def test_tools_are_taken_away_and_nothing_is_left_of_a_destroyed_bot(
+def test_an_empty_list_takes_tools_away_and_the_bots_can_be_destroyed(
     vps: lab.Vps, deploy: Deploy, worker: Bot
 ) -> None:
     assert deploy(token=WORKER, owner="4242", tools=[], skills=[]).check().changed > 0

@@ -14,6 +14,7 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-e
 
 .PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-fly bench-gateway bench-ops bench-tiers bench-watchdog verify-host verify-image image-openclaw docs lock format
 .PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-fly bench-fly bench-gateway bench-ops bench-tiers bench-watchdog verify-image image-openclaw docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-gateway bench-ops bench-tiers bench-watchdog bench-zig-tool zig-tool verify-image image-openclaw docs lock format
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +76,13 @@ bench-ops: setup ## Measure the kill switch; figures in build/bench/ops.json
 
 verify-host: setup ## Look whether the hosts of the inventory are well, kernel's figures included
 	@ansible-playbook playbooks/verify_host.yml
+bench-zig-tool: setup ## Measure the native tool; figures in build/bench/zig_tool.json
+	@$(PY) -m tests.bench.zig_tool
+
+zig-tool: setup ## Build examples/zig-tool into build/zig-tool/table-stats, a static program
+	@mkdir -p build/zig-tool
+	@$(PY) tools/zig.py build-exe examples/zig-tool/src/main.zig --name table-stats -femit-bin=build/zig-tool/table-stats \
+	  -target $$(uname -m)-linux-musl -O ReleaseFast -fstrip -fsingle-threaded
 
 verify-image: setup ## Check an agent's image against its contract: make verify-image IMAGE=name:tag
 	@$(PY) -m tests.verify_image $(or $(IMAGE),$(error set IMAGE, for example: make verify-image IMAGE=nullclaw:1.0))
@@ -90,3 +98,4 @@ lock: setup ## Resolve requirements/*.in into hash-locked *.txt
 	$(COMPILE) --universal -o requirements/controller.txt requirements/controller.in
 	$(COMPILE) --universal -o requirements/dev.txt requirements/dev.in
 	$(COMPILE) --universal -o requirements/litellm.txt requirements/litellm.in
+	$(COMPILE) --universal -o requirements/zig.txt requirements/zig.in

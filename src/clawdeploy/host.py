@@ -116,6 +116,7 @@ class Host(msgspec.Struct, frozen=True):
     plans: dict[str, Plan]
     cgroup_parent: str = ""
     bot_runtime: str = ""
+    skills_library: str = "/var/lib/clawdeploy/skills"
     # Where bots that run elsewhere find the LLM gateway; empty: it serves none.
     llm_public_url: str = ""
 

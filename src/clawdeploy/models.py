@@ -144,10 +144,20 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         return self.name or self.id
 
 
+class Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A program that a bot's agent starts beside itself and speaks MCP with; sha256 is the program's."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+
+
 class BotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one bot should be. ``None`` means: as it is, or the default for a new one.
 
-    bot_env and bot_config are what its user set of environment and configuration, each as a whole.
+    bot_env, bot_config and tools are what its user set of environment, configuration and programs, each as a
+    whole.
     """
 
     telegram_id: Annotated[int, Meta(ge=1)]
@@ -165,6 +175,7 @@ class BotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     rotate_gateway_token: bool = False
     bot_env: dict[str, str] | None = None
     bot_config: dict[str, Any] | None = None
+    tools: tuple[Tool, ...] | None = None
 
     @property
     def called(self) -> str:
@@ -248,6 +259,7 @@ class BotSecrets(msgspec.Struct, frozen=True, omit_defaults=True):
     internal_token: str
     bot_env: dict[str, str] = {}
     bot_config: dict[str, Any] = {}
+    tools: tuple[Tool, ...] = ()
 
 
 Request = TypeVar("Request")

@@ -280,6 +280,7 @@ def decide(
         telegram_token=wanted.telegram_token,
         bot_env=kept.bot_env if wanted.bot_env is None else wanted.bot_env,
         bot_config=kept.bot_config if wanted.bot_config is None else wanted.bot_config,
+        tools=kept.tools if wanted.tools is None else wanted.tools,
     )
     if bot is not None:
         notes += ["secrets renewed"] if secrets is None else _replaced(secrets, current)
@@ -328,7 +329,7 @@ def _replaced(before: BotSecrets, after: BotSecrets) -> list[str]:
     """Which of the secrets are others now, in words without them."""
     return [
         f"{name.replace('telegram_', 'telegram ')} replaced"
-        for name in ("telegram_token", "bot_env", "bot_config")
+        for name in ("telegram_token", "bot_env", "bot_config", "tools")
         if getattr(before, name) != getattr(after, name)
     ]
 
@@ -431,6 +432,7 @@ def _declared(decision: Decision, host: Host, check: bool) -> dict[str, Any]:
         "internal_token": decision.secrets.internal_token,
         "bot_env": decision.secrets.bot_env,
         "bot_config": decision.secrets.bot_config,
+        "tools": msgspec.to_builtins(decision.secrets.tools),
         "claim": {
             "state": decision.claim_state,
             "code": code,
@@ -491,7 +493,7 @@ class Registry:
         token = known.pop("telegram_token", "")
         return {
             **describe(bot, self.host),
-            **{"bot_env": {}, "bot_config": {}, "token": token, "reason": reason},
+            **{"bot_env": {}, "bot_config": {}, "tools": [], "token": token, "reason": reason},
             **known,
         }
 

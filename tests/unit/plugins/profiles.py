@@ -38,6 +38,7 @@ BOT: dict[str, Any] = {
     "spend_limit": None,
     "bot_env": {},
     "bot_config": {},
+    "tools": [],
 }
 
 

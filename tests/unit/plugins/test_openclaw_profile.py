@@ -269,3 +269,15 @@ def test_an_owner_is_refused_whom_the_agent_cannot_know(
     problem = evaluate("__bot_owner_problem", asked=asked, __bot_look={"bots": []})
     assert bool(problem) is refused
     assert (f"{agent} knows people on Telegram by their number" in problem) is refused
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"), [("skills", "skills: agent openclaw"), ("tools", "tools: agent openclaw")]
+)
+def test_what_the_agent_has_no_use_for_is_refused(evaluate: Evaluate, given: str, complaint: str) -> None:
+    asked = {"agent": "openclaw", "telegram_id": 1, "skills": None, "tools": []} | {
+        given: [{"source": "faq"}]
+    }
+    assert complaint in evaluate("__bot_ability_problem", asked=asked, __bot_look={"bots": []})
+    nullclaw = asked | {"agent": "nullclaw"}
+    assert not evaluate("__bot_ability_problem", asked=nullclaw, __bot_look={"bots": []}).strip()

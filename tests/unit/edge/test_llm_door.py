@@ -19,6 +19,7 @@ from tests.unit.edge.harness import (
     _UnixConnection,
     await_condition,
     caddy_binaries,
+    connects,
     edge_settings,
     exchange,
     start_caddy,
@@ -48,6 +49,7 @@ def door(tmp_path: Path, loop: Loop) -> Iterator[Edge]:
     edge.add_bot("alice", "127.0.86.2", routes=API)
     add_keys(edge)
     edge.start()
+    await_condition(lambda: connects(str(tmp_path / "llm.sock")), "opening of the door")
     yield edge
     edge.stop()
 
@@ -164,9 +166,9 @@ def test_caddy_leads_that_one_name_to_it_and_all_others_to_bots(
     try:
         context = ssl.create_default_context(cafile=str(tmp_path / "caddy/pki/authorities/local/root.crt"))
         for name, error in ((HOST, "unauthorized"), (HOST.upper(), "unauthorized")):
-            answer = caddy.ask(HOST, CHAT, context=context, host=name, method="POST", body=b"{}")
+            answer = caddy.ask(HOST, MODELS, context=context, host=name)
             assert (answer.status, answer.error) == (401, error)
-        answer = caddy.ask(f"alice.{BASE}", CHAT, context=context, method="POST", body=b"{}")
+        answer = caddy.ask(f"alice.{BASE}", MODELS, context=context)
         assert (answer.status, answer.error) == (404, "unknown_path")
         assert caddy.ask(f"alice.{BASE}", "/health", context=context).status == 200
     finally:

@@ -15,11 +15,14 @@ class ActionModule(ControllerAction):
         "bot": {"type": "dict", "required": True, "no_log": True},
         "remotes": {"type": "list", "elements": "dict", "required": True},
         "agents": {"type": "dict", "required": True},
+        "default_agent": {"type": "str", "required": True},
         "result_file": {"type": "path", "default": ""},
     }
 
     def act(self, arguments: dict[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
-        found, problems = plan(arguments["bot"], arguments["remotes"], arguments["agents"])
+        found, problems = plan(
+            arguments["bot"], arguments["remotes"], arguments["agents"], arguments["default_agent"]
+        )
         problems += check_result_file(arguments["result_file"])
         if problems:
             return {"failed": True, "msg": "\n".join(problems)}

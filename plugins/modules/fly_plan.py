@@ -26,6 +26,10 @@ options:
     description: The agents that can run there, by name, with C(image), C(memory_mb) and C(owner_names).
     type: dict
     required: true
+  default_agent:
+    description: Name of the agent of a new bot that names none.
+    type: str
+    required: true
   result_file:
     description: Where the result is to be written on the controller. Its directory must be there.
     type: path
@@ -37,7 +41,8 @@ EXAMPLES = """
   clawdeploy.fleet.fly_plan:
     bot: {token: "{{ token }}", owner: "4242"}
     remotes: []
-    agents: {nullclaw: {image: "ghcr.io/nullclaw/nullclaw:v2026.5.29", memory_mb: 256, owner_names: true}}
+    agents: "{{ agents }}"
+    default_agent: "{{ fly_bot_default_agent }}"
 """
 
 RETURN = """

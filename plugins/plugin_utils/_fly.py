@@ -86,12 +86,16 @@ DEFAULTS = {
 
 
 def plan(
-    entry: Mapping[str, Any], remotes: Sequence[Mapping[str, Any]], agents: Mapping[str, Mapping[str, Any]]
+    entry: Mapping[str, Any],
+    remotes: Sequence[Mapping[str, Any]],
+    agents: Mapping[str, Mapping[str, Any]],
+    default_agent: str,
 ) -> tuple[dict[str, Any], list[str]]:
     """What the bot is to be, and the problems of all settings, one sentence each.
 
     ``remotes`` are the bots that run elsewhere already, as ``clawctl remote list`` has them; ``agents`` those
-    that can run at Fly.io, by name, with ``image``, ``memory_mb`` and ``owner_names``.
+    that can run at Fly.io, by name, with ``image``, ``memory_mb`` and ``owner_names``; ``default_agent`` that
+    of a new bot which names none.
     """
     asked, problems = _read(entry)
     if problems:
@@ -106,7 +110,7 @@ def plan(
     found = {name: old.get(name) if asked[name] is None else asked[name] for name in KEPT}
     found = {name: DEFAULTS.get(name) if value is None else value for name, value in found.items()}
     name = asked["bot_name"] or (before["name"] if before else f"bot-{telegram_id}")
-    agent = asked["agent"] or (before["agent"] if before else "nullclaw")
+    agent = asked["agent"] or (before["agent"] if before else default_agent)
     if agent not in agents:
         return {}, [f"agent: {agent!r} cannot run at Fly.io; agents that can: {', '.join(sorted(agents))}"]
     profile = agents[agent]

@@ -16,7 +16,7 @@ AGENTS = {"nullclaw": {"image": "registry.example.test/nullclaw:v1", "memory_mb"
 
 
 def planned(remotes: list[dict[str, Any]] | None = None, **entry: Any) -> dict[str, Any]:
-    bot, problems = plan({"token": TOKEN, "owner": "4242", **entry}, remotes or [], AGENTS)
+    bot, problems = plan({"token": TOKEN, "owner": "4242", **entry}, remotes or [], AGENTS, "nullclaw")
     assert problems == []
     return bot
 
@@ -61,7 +61,7 @@ def test_only_who_is_reached_by_http_alone_may_be_put_to_sleep(
 
 def test_what_is_not_named_again_is_kept() -> None:
     first = planned(region="ams", size="shared-cpu-2x", volume_gb=3, bot_name="support", bot_image="a/b:v2")
-    again, problems = plan({"token": TOKEN}, [remote(first)], AGENTS)
+    again, problems = plan({"token": TOKEN}, [remote(first)], AGENTS, "nullclaw")
     assert problems == []
     kept = ("name", "app", "region", "guest", "volume_gb", "owner", "bot_image")
     assert {name: again[name] for name in kept} == {name: first[name] for name in kept}
@@ -71,7 +71,7 @@ def test_what_is_not_named_again_is_kept() -> None:
 
 def test_an_owner_and_everybody_take_turns() -> None:
     owned = planned()
-    opened, problems = plan({"token": TOKEN, "open_to_all": True}, [remote(owned)], AGENTS)
+    opened, problems = plan({"token": TOKEN, "open_to_all": True}, [remote(owned)], AGENTS, "nullclaw")
     assert (problems, opened["owner"], opened["open_to_all"]) == ([], None, True)
     closed = planned([remote(opened)], owner="7")
     assert (closed["owner"], closed["open_to_all"]) == ("7", False)
@@ -103,11 +103,13 @@ def test_an_owner_and_everybody_take_turns() -> None:
     ],
 )
 def test_what_cannot_be_is_said_with_its_fix(entry: dict[str, Any], sentence: str) -> None:
-    _, problems = plan({"token": TOKEN, "owner": "4242", **entry}, [], AGENTS)
+    _, problems = plan({"token": TOKEN, "owner": "4242", **entry}, [], AGENTS, "nullclaw")
     assert sentence in "\n".join(problems)
     assert TOKEN not in "\n".join(problems)
 
 
 def test_all_problems_are_said_at_once() -> None:
-    _, problems = plan({"token": TOKEN, "region": "x", "volume_gb": -1, "reach": "post"}, [], AGENTS)
+    _, problems = plan(
+        {"token": TOKEN, "region": "x", "volume_gb": -1, "reach": "post"}, [], AGENTS, "nullclaw"
+    )
     assert len(problems) == 3

@@ -49,6 +49,7 @@ async def upstream() -> AsyncIterator[Upstream]:
 @pytest.fixture
 def settings(tmp_path: Path, upstream: Upstream) -> dict[str, Any]:
     """The gateway's settings, with limits that a test reaches quickly."""
+    (tmp_path / "remote_keys.json").write_text('{"keys": {}}')
     return {
         "address": "127.0.0.1",
         "port": 0,

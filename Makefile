@@ -12,9 +12,7 @@ export MYPY_CACHE_DIR := $(CURDIR)/build/cache/mypy
 COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --custom-compile-command 'make lock'
 
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-fly bench-gateway bench-ops bench-tiers bench-watchdog verify-host verify-image image-openclaw docs lock format
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-fly bench-fly bench-gateway bench-ops bench-tiers bench-watchdog verify-image image-openclaw docs lock format
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-gateway bench-ops bench-tiers bench-watchdog bench-zig-tool zig-tool verify-image image-openclaw docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-fly bench-gateway bench-ops bench-tiers bench-watchdog bench-zig-tool verify-host verify-image image-openclaw docs lock format zig-tool
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -22,12 +22,6 @@ from tests.standin.build import Image, build_image
 Deploy = Callable[..., Run]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """aiohttp ends TLS connections in the background: what the loop's end cuts off is no finding."""
-    for item in items:
-        item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
-
-
 @dataclass(frozen=True)
 class Bot:
     """A deployed bot as its customer got it: the result file's entry of it."""

@@ -78,7 +78,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return events
 
 
-def use_repository(paths: Paths, repository: Path, password: str = PASSWORD) -> None:
+def use_repository(paths: Paths, repository: Path | str, password: str = PASSWORD) -> None:
     """What the role leaves on a host."""
     settings = {"repository": str(repository), "keep_daily": 7, "keep_weekly": 4, "keep_monthly": 6}
     paths.backup_settings.write_text(json.dumps(settings))
@@ -589,6 +589,27 @@ def test_the_repository_is_made_once_and_backups_can_begin(here: Place, tmp_path
     assert ask(here.machine, "backup", "init")["changed"]
     assert not ask(here.machine, "backup", "init")["changed"]
     assert "No backups yet" in run(here.machine, "backups").stdout
+
+
+def test_a_repository_behind_sftp_takes_backups_and_gives_them_back(
+    here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In place of ssh's way there; what is spoken at its end is sftp, by Debian's own server.
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\nexec /usr/lib/openssh/sftp-server\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ssh.parent}:{os.environ['PATH']}")
+    use_repository(here.paths, f"sftp:keeper@vault.example.test:{tmp_path}/far")
+    assert ask(here.machine, "backup", "init")["changed"]
+    bot = here.deploy(1, name="first")
+    ask(here.machine, "backup")
+    assert (tmp_path / "far" / "config").is_file()
+    assert set((tmp_path / "asked").read_text().splitlines()) == {"vault.example.test -l keeper -s sftp"}
+    assert ask(here.machine, "backup", "verify")["ok"]
+    ask(here.machine, "destroy", bot["id"], "--yes")
+    ask(here.machine, "restore", "first")
+    assert [one["label"] for one in ask(here.machine, "list")["bots"]] == ["first"]
 
 
 def test_a_host_without_settings_says_which_it_needs(machine: Machine) -> None:

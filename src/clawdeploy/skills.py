@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import IO, Annotated, Any, NamedTuple
 
 import msgspec
-import yaml
 from msgspec import Meta
 
 from clawdeploy import events
@@ -250,6 +249,8 @@ def _described(source: str, files: Mapping[str, File]) -> Bundle:
 
 
 def _front_matter(source: str, content: bytes) -> Mapping[str, Any]:
+    import yaml  # every verb of clawctl would wait for it
+
     if len(content) > MOST_MANIFEST:
         raise _invalid(source, f"{MANIFEST} is larger than {MOST_MANIFEST >> 10} KiB")
     try:

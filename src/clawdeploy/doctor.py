@@ -11,6 +11,7 @@ import msgspec
 from clawdeploy import events
 from clawdeploy.clitools import Machine
 from clawdeploy.errors import ClawError
+from clawdeploy.health import customers_trust
 from clawdeploy.host import Host
 from clawdeploy.reconcile import reconcile
 
@@ -170,12 +171,9 @@ def _certificates(machine: Machine, now: int, port: int) -> str:
 
 def _validity(host: Host, name: str, port: int) -> tuple[float, float]:
     """Begin and end (Unix seconds) of the certificate; OSError if a customer's client would refuse it."""
-    context = ssl.create_default_context()
-    if host.tls_ca_file:
-        context.load_verify_locations(host.tls_ca_file)
     with (
         socket.create_connection(("127.0.0.1", port), timeout=_TLS_SECONDS) as connection,
-        context.wrap_socket(connection, server_hostname=name) as tls,
+        customers_trust(host).wrap_socket(connection, server_hostname=name) as tls,
     ):
         found = tls.getpeercert() or {}
     begins, ends = (ssl.cert_time_to_seconds(str(found[field])) for field in ("notBefore", "notAfter"))

@@ -34,13 +34,18 @@ class Health:
     log_tail: list[str]
 
 
-def customer(host: Host) -> aiohttp.ClientSession:
-    """A client that verifies as a customer's does; ``tls_ca_file`` is trusted besides the system's CAs."""
+def customers_trust(host: Host) -> ssl.SSLContext:
+    """What a customer's client verifies with: ``tls_ca_file`` is trusted besides the system's CAs."""
     context = ssl.create_default_context()
     if host.tls_ca_file:
         context.load_verify_locations(host.tls_ca_file)
+    return context
+
+
+def customer(host: Host) -> aiohttp.ClientSession:
+    """A client that verifies as a customer's does."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=context, limit=0, force_close=True),
+        connector=aiohttp.TCPConnector(ssl=customers_trust(host), limit=0, force_close=True),
         timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS),
     )
 

@@ -25,9 +25,8 @@ KEYS_MAP = "llm_keys.map"
 
 def find(registry: Registry, reference: str) -> Remote:
     """The bot with that id or name; ClawError("unknown_bot") if there is none."""
-    for remote in registry.store.remotes():
-        if reference in (remote.id, remote.name):
-            return remote
+    if (remote := _known(registry, reference)) is not None:
+        return remote
     raise ClawError(
         "unknown_bot", f"no bot {reference!r} runs elsewhere for this host: see `clawctl remote list`."
     )
@@ -35,10 +34,11 @@ def find(registry: Registry, reference: str) -> Remote:
 
 def account_holder(registry: Registry, reference: str) -> Bot | Remote:
     """The bot with that id or name, wherever it runs."""
-    for remote in registry.store.remotes():
-        if reference in (remote.id, remote.name):
-            return remote
-    return registry.find(reference)
+    return _known(registry, reference) or registry.find(reference)
+
+
+def _known(registry: Registry, reference: str) -> Remote | None:
+    return next((one for one in registry.store.remotes() if reference in (one.id, one.name)), None)
 
 
 def account_holders(registry: Registry) -> list[Bot | Remote]:
@@ -223,12 +223,11 @@ def flag(registry: Registry, reference: str, suspended: bool, reason: str, check
 
 def forget(registry: Registry, ledger: LedgerClient, reference: str, check: bool) -> dict[str, Any]:
     """Take back the bot's key and forget it; its account stays in the books. None such: nothing to do."""
-    remotes = registry.store.remotes()
-    remote = next((one for one in remotes if reference in (one.id, one.name)), None)
+    remote = _known(registry, reference)
     if remote is None:
         return {"changed": False, "diff": {"before": "", "after": ""}, "statement": None}
     if not check:
-        others = [one for one in remotes if one.id != remote.id]
+        others = [one for one in registry.store.remotes() if one.id != remote.id]
         # The key first: an attempt that was interrupted can be repeated.
         sync(registry.paths, registry.host, others, edge.SyncResult(), False)
         remove_secrets(registry.paths, remote.id)

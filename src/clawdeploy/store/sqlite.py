@@ -14,10 +14,8 @@ from clawdeploy.events import Event
 from clawdeploy.models import Bot, Edge, Kept, Remote, Suspension
 from clawdeploy.store.migrating import apply
 
-_COLUMNS = Bot.__struct_fields__
 _EVENT = ", ".join(Event.__struct_fields__)
 _KEPT = Kept.__struct_fields__
-_REMOTE = Remote.__struct_fields__
 
 
 class RegistryStore:
@@ -61,9 +59,13 @@ class RegistryStore:
     def put(self, bot: Bot) -> None:
         """Insert the bot, or replace what is known about it."""
         values = msgspec.structs.asdict(bot) | {"edge": msgspec.json.encode(bot.edge).decode()}
-        changes = ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS if column != "id")
+        self._put("bot", values)
+
+    def _put(self, table: str, values: dict[str, Any]) -> None:
+        """Insert the row, or replace the one with its id."""
+        changes = ", ".join(f"{column} = excluded.{column}" for column in values if column != "id")
         self._db.execute(
-            f"INSERT INTO bot ({', '.join(_COLUMNS)}) VALUES ({', '.join(':' + c for c in _COLUMNS)}) "  # noqa: S608 # column names are the class's own
+            f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(':' + c for c in values)}) "  # noqa: S608 # names are the classes' own
             f"ON CONFLICT (id) DO UPDATE SET {changes}",
             values,
         )
@@ -126,12 +128,7 @@ class RegistryStore:
     def put_remote(self, remote: Remote) -> None:
         """Insert the bot, or replace what is known about it."""
         values = msgspec.structs.asdict(remote) | {"settings": msgspec.json.encode(remote.settings).decode()}
-        changes = ", ".join(f"{column} = excluded.{column}" for column in _REMOTE if column != "id")
-        self._db.execute(
-            f"INSERT INTO remote ({', '.join(_REMOTE)}) VALUES ({', '.join(':' + c for c in _REMOTE)}) "  # noqa: S608 # column names are the class's own
-            f"ON CONFLICT (id) DO UPDATE SET {changes}",
-            values,
-        )
+        self._put("remote", values)
 
     def remove_remote(self, bot_id: str) -> None:
         self._db.execute("DELETE FROM remote WHERE id = ?", (bot_id,))

@@ -263,11 +263,11 @@ def test_a_tool_is_a_server_of_the_agent_under_its_checksum(evaluate: Evaluate) 
     assert found == {"stats": {"command": command, "args": ["--fast"], "env": {"LIMIT": "9"}}}
     (program,) = evaluate(
         "__bot_programs",
-        __bot_wanted=[{"agent": "nullclaw", "tools": [tool | {"path": "/home/me/stats"}]}],
+        __bot_wanted=[{"agent": "nullclaw", "tools": [tool | {"path": "/srv/abilities/stats"}]}],
         __bot_declared={"bots": [BOT | {"tools": [tool]}]},
     )
     assert program == {
-        "source": "/home/me/stats",
+        "source": "/srv/abilities/stats",
         "target": f"/var/lib/clawdeploy/bots/{BOT['id']}/tools/stats-abababababab",
         "uid": 200000,
     }
@@ -280,7 +280,7 @@ def test_a_bot_has_no_servers_unless_they_are_asked_for(evaluate: Evaluate) -> N
 
 
 def test_only_bots_whose_skills_were_named_are_taught(evaluate: Evaluate) -> None:
-    named = [{"source": "/home/me/faq"}, {"source": "shipping@2.0", "sha256": "a" * 64}]
+    named = [{"source": "/srv/abilities/faq"}, {"source": "shipping@2.0", "sha256": "a" * 64}]
     asked = [{"agent": "nullclaw", "skills": given, "tools": None} for given in (named, [], None)]
     registered = [BOT | {"id": f"abcdefghij0{number}"} for number in range(3)]
     known: dict[str, Any] = {
@@ -291,7 +291,7 @@ def test_only_bots_whose_skills_were_named_are_taught(evaluate: Evaluate) -> Non
     assert evaluate("__bot_skills_asked", **known) == named
     taught = evaluate("__bot_taught", **known)
     assert [evaluate("__bot_skills", bot=bot, **known) for bot in taught] == [
-        {"id": "abcdefghij00", "skills": ["/home/me/faq", "shipping@2.0"]},
+        {"id": "abcdefghij00", "skills": ["/srv/abilities/faq", "shipping@2.0"]},
         {"id": "abcdefghij01", "skills": []},
     ]
     assert evaluate("__bot_programs", **known) == []

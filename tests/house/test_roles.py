@@ -2,8 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.clawdeploy.fleet.plugins.lookup.server_env import NAMES
 
 from tools import role_tables
@@ -60,3 +62,20 @@ def test_example_inventory_sets_only_settings_that_exist(root: Path) -> None:
         # Settings offered in comments count too.
         offered = set(re.findall(r"^(?:# )?([a-z]\w*):(?= |$)", text, flags=re.MULTILINE))
         assert offered - known == set(), name
+
+
+def test_uninstall_knows_every_package_that_a_role_installs(root: Path) -> None:
+    def variables(role: str) -> dict[str, Any]:
+        path = root / "roles" / role / "vars/main.yml"
+        return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+
+    known = set(variables("uninstall")["__uninstall_packages"])
+    installed = set()
+    for role in ROLES:
+        for name, value in variables(role).items():
+            if name.endswith("_packages") and role != "uninstall":
+                # A list, or the lists in a template.
+                lists = re.findall(r"(?<!\w)\[('[^\[\]]*')\]", value) if isinstance(value, str) else []
+                installed |= set(re.findall("'([^']+)'", " ".join(lists)) if lists else value)
+    assert {"docker.io", "haproxy", "python3-venv"} <= installed
+    assert installed - known == set()

@@ -81,7 +81,7 @@ class Machine:
     def playbook(self, name: str, *options: str) -> Run:
         """Run one of the checkout's playbooks, as the docs say."""
         command = ["python", "-m", "ansible", "playbook", "-i", "inventory/local", f"playbooks/{name}.yml"]
-        words = shlex.join([*command, "-e", f"@{HOME}/lab.json", *options])
+        words = shlex.join([*command, *options])
         done = self.user(f". .venv/bin/activate && {words}")
         return Run(done.returncode, done.stdout + done.stderr, 0)
 
@@ -173,7 +173,7 @@ def machine(image: Image) -> Iterator[Machine]:
             {
                 f".cache/clawdeploy/{archive.name}": archive,
                 "image.tar": Path(image.archive),
-                "lab.json": json.dumps(settings).encode(),
+                "clawDeploy/inventory/local/host_vars/localhost.yml": json.dumps(settings).encode(),
             }
         ),
         HOME,

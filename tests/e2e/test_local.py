@@ -35,10 +35,11 @@ OPENROUTER_MODEL=library/llama3.2:3b
 """
 OWN_PORT = 8000
 GATEWAY = "10.201.255.1"
-# Caches and logs, what dpkg and systemd keep for themselves, and the user's own files.
+# Caches and logs, what dpkg and systemd keep for themselves, the user's own files, mounts of the lab.
 VOLATILE = (
     *("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/cache", "/var/log", "/var/lib/apt"),
     *("/var/lib/dpkg", "/var/lib/systemd", "/etc/ld.so.cache", "/root/.ansible", "/root/.cache", HOME),
+    *("/var/lib/docker", "/var/lib/containerd"),
 )
 PRUNED = " -o ".join(f"-path {path}" for path in VOLATILE)
 LOOKS = {

@@ -12,7 +12,7 @@ export MYPY_CACHE_DIR := $(CURDIR)/build/cache/mypy
 COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --custom-compile-command 'make lock'
 
-.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-gateway bench-ops bench-tiers bench-watchdog verify-host verify-image image-openclaw docs lock format
+.PHONY: help setup demo demo-down test lint unit molecule bench-deploy bench-density bench-edge bench-fly bench-gateway bench-ops bench-tiers bench-watchdog bench-zig-tool verify-host verify-image image-openclaw docs lock format zig-tool
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,10 +45,14 @@ unit: setup ## Run the unit tests and the checks of the repository itself
 	pytest -o cache_dir=build/cache/pytest tests/unit tests/house
 
 molecule: setup ## Run the whole path on a VPS in a container
-	molecule test -s default
+	@# OpenClaw's image takes two minutes to build: time in which the VPS is prepared.
+	@$(PY) -m tests.openclaw_image & trap "kill $$! 2>/dev/null || :" EXIT; molecule test -s default
 
 bench-deploy: setup ## Measure deploys; figures in build/bench/deploy.json
 	@$(PY) -m tests.bench.deploy
+
+bench-fly: setup ## Measure deploys to Fly.io against the simulator; figures in build/bench/fly.json
+	@$(PY) -m tests.bench.fly
 
 bench-edge: setup ## Measure the edge; figures in build/bench/edge.json
 	@$(PY) -m tests.bench.edge
@@ -70,6 +74,13 @@ bench-ops: setup ## Measure the kill switch; figures in build/bench/ops.json
 
 verify-host: setup ## Look whether the hosts of the inventory are well, kernel's figures included
 	@ansible-playbook playbooks/verify_host.yml
+bench-zig-tool: setup ## Measure the native tool; figures in build/bench/zig_tool.json
+	@$(PY) -m tests.bench.zig_tool
+
+zig-tool: setup ## Build examples/zig-tool into build/zig-tool/table-stats, a static program
+	@mkdir -p build/zig-tool
+	@$(PY) tools/zig.py build-exe examples/zig-tool/src/main.zig --name table-stats -femit-bin=build/zig-tool/table-stats \
+	  -target $$(uname -m)-linux-musl -O ReleaseFast -fstrip -fsingle-threaded
 
 verify-image: setup ## Check an agent's image against its contract: make verify-image IMAGE=name:tag
 	@$(PY) -m tests.verify_image $(or $(IMAGE),$(error set IMAGE, for example: make verify-image IMAGE=nullclaw:1.0))
@@ -85,3 +96,4 @@ lock: setup ## Resolve requirements/*.in into hash-locked *.txt
 	$(COMPILE) --universal -o requirements/controller.txt requirements/controller.in
 	$(COMPILE) --universal -o requirements/dev.txt requirements/dev.in
 	$(COMPILE) --universal -o requirements/litellm.txt requirements/litellm.in
+	$(COMPILE) --universal -o requirements/zig.txt requirements/zig.in

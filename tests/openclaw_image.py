@@ -1,9 +1,11 @@
 """The real OpenClaw as the tests run it: the image that `make image-openclaw` builds, trusting one CA more.
 
 The product's archive is cached in build/cache/images/, like the lab's root file systems: building it takes
-two minutes. OpenClaw finds the simulated internet's CA through NODE_EXTRA_CA_CERTS: nothing in it is changed.
+two minutes, and `python -m tests.openclaw_image` begins with it while other things wait. OpenClaw finds the
+simulated internet's CA through NODE_EXTRA_CA_CERTS: nothing in it is changed.
 """
 
+import fcntl
 import hashlib
 import io
 import json
@@ -27,9 +29,17 @@ def build_product(archive: Path) -> Run:
     return run_playbook(playbook, machine, {"agent_image_archive": str(archive)}, host="localhost")
 
 
+def ensure_product() -> None:
+    """Build the archive unless it is there; if somebody else is at it, wait."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "openclaw.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        build_product(PRODUCT).check()
+
+
 def build_openclaw(ca: Path) -> Image:
     """Build the image with the product's playbook (or find it in the cache); let it trust the bundle `ca`."""
-    build_product(PRODUCT).check()
+    ensure_product()
     layer = _layer(ca.read_bytes())
     with tarfile.open(PRODUCT) as product:
         (manifest,) = _read(product, "manifest.json")
@@ -79,3 +89,7 @@ def _content(tar: tarfile.TarFile, name: str) -> IO[bytes]:
 
 def _read(tar: tarfile.TarFile, name: str) -> Any:
     return json.load(_content(tar, name))
+
+
+if __name__ == "__main__":
+    ensure_product()

@@ -28,6 +28,7 @@ options:
       - DEFAULT_MEM_LIMIT
       - DEFAULT_BALANCE
       - SUPPORT_EMAIL
+      - FLY_API_TOKEN
   default:
     description:
       - Value of a setting that is missing or empty, or when there is no V(.env) at all.
@@ -77,6 +78,7 @@ NAMES = (
     "DEFAULT_MEM_LIMIT",
     "DEFAULT_BALANCE",
     "SUPPORT_EMAIL",
+    "FLY_API_TOKEN",
 )
 
 

@@ -53,8 +53,9 @@ options:
         description:
           - What the container should be. All of C(image), C(hostname), C(command), C(env), C(user),
             C(network), C(mounts), C(tmpfs), C(healthcheck) (times in seconds), C(stop_timeout), C(cpus),
-            C(memory) (bytes, swap included), C(pids_limit), C(ulimits), C(cgroup_parent), C(cap_drop),
-            C(security_opts), C(read_only), C(init) and C(restart_policy); nothing is left to a default.
+            C(skills), C(memory) (bytes, swap included), C(pids_limit), C(ulimits), C(cgroup_parent),
+            C(cap_drop), C(security_opts), C(read_only), C(init) and C(restart_policy).
+          - Nothing is left to a default.
         type: dict
         required: true
   timeout:

@@ -67,6 +67,9 @@ options:
       bot_config:
         description: What the user sets of the agent's configuration, as a whole; as text. Kept if not given.
         type: json
+      tools:
+        description: Programs of the user that speak MCP, as a whole; as text. Kept if not given.
+        type: json
       interface:
         description: Whether people open the bot in a browser (V(ui)) or only programs talk to it (V(api)).
         type: str
@@ -196,6 +199,7 @@ BOT = {
     "bot_env": {"type": "dict"},
     # As text: every part of a dictionary would be blotted out wherever else it appears.
     "bot_config": {"type": "json", "no_log": True},
+    "tools": {"type": "json", "no_log": True},
     "interface": {"type": "str", "choices": ["api", "ui"], "required": True},
     "llm_refusal": {"type": "str", "choices": ["message", "error"], "default": "error"},
     "image": {"type": "str", "required": True},
@@ -213,8 +217,8 @@ def given(value: Any) -> Any:
 
 def asked(bot: dict[str, Any]) -> dict[str, Any]:
     """One bot as clawctl takes it."""
-    config = bot.pop("bot_config")
-    return {**given(bot), **({} if config is None else {"bot_config": json.loads(config)})}
+    texts = {name: bot.pop(name) for name in ("bot_config", "tools")}
+    return {**given(bot), **{name: json.loads(text) for name, text in texts.items() if text is not None}}
 
 
 def remove(module: AnsibleModule, ids: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._names import suggest, unknown_names
+from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._skills import read_skill, read_tool
 
 OPTIONS = (
     "token",
@@ -24,6 +25,8 @@ OPTIONS = (
     "balance",
     "spend_limit",
     "rotate_gateway_token",
+    "skills",
+    "tools",
 )
 
 # Telegram: "123456:ABC-DEF1234ghIkl-zyx57W2v1u123ew11" (https://core.telegram.org/bots/api#authorizing-your-bot)
@@ -149,7 +152,25 @@ def _boolean(value: Any) -> bool:
         raise SettingError(f"{value!r} is neither true nor false") from None
 
 
-_READERS: dict[str, Callable[[Any], Any]] = {
+def _each(read: Callable[[Any], dict[str, Any]], key: str) -> Callable[[Any], list[dict[str, Any]]]:
+    """Reads a list whose elements all have another ``key``."""
+
+    def read_all(value: Any) -> list[dict[str, Any]]:
+        if not isinstance(value, list):
+            raise SettingError(f"is a {type(value).__name__}, expected a list; with -e pass JSON or @file")
+        try:
+            found = [read(one) for one in value]
+        except (ValueError, OSError) as error:
+            raise SettingError(str(error)) from None
+        names = [one[key] for one in found]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise SettingError(f"{', '.join(twice)} is there twice")
+        return found
+
+    return read_all
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
     "token": _token,
     "bot_name": _label,
     "plan": read_text,
@@ -163,6 +184,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "balance": _dollars,
     "spend_limit": _spend_limit,
     "rotate_gateway_token": _boolean,
+    "skills": _each(read_skill, "source"),
+    "tools": _each(read_tool, "name"),
 }
 _ABSENT: dict[str, Any] = {"rotate_gateway_token": False}
 
@@ -199,7 +222,7 @@ def read_entries(
             if name != "token" and (value is None or value == ""):
                 continue
             try:
-                bot[name] = _READERS[name]("" if value is None else value)
+                bot[name] = READERS[name]("" if value is None else value)
             except SettingError as error:
                 failed = True
                 problems.append(f"{where}{name}: {error}")

@@ -19,6 +19,8 @@ from clawdeploy.cli_doctor import doctor, trial
 from clawdeploy.cli_login import login
 from clawdeploy.cli_money import money_verbs
 from clawdeploy.cli_ops import cells, gauge, ops_verbs, suspended
+from clawdeploy.cli_remote import remote
+from clawdeploy.cli_skills import skills
 from clawdeploy.cli_upgrades import upgrade_verbs
 from clawdeploy.cli_watch import watch
 from clawdeploy.clitools import Machine, check_option, now, say, show_table, stdin, summary, table, verb
@@ -55,7 +57,8 @@ def main() -> None:
     """
 
 
-for added_verb in (*money_verbs, *ops_verbs, *backup_verbs, *upgrade_verbs, doctor, login, watch):
+_added = (*money_verbs, *ops_verbs, *backup_verbs, *upgrade_verbs, doctor, login, remote, skills, watch)
+for added_verb in _added:
     main.add_command(added_verb)
 watch.add_command(trial)
 

@@ -15,6 +15,7 @@ from clawdeploy.clitools import Machine, Moment, check_option, say, show_table, 
 from clawdeploy.errors import ClawError
 from clawdeploy.ledger_client import Call, Opening
 from clawdeploy.money import SpendLimit, format_dollars, parse_dollars
+from clawdeploy.remotes import account_holder, account_holders
 
 _CSV_COLUMNS = (
     "time",
@@ -43,7 +44,7 @@ def balance(machine: Machine, as_json: bool, bots: tuple[str, ...]) -> None:
     Example: clawctl balance support-bot
     """
     with machine.registry() as registry:
-        found = [registry.find(bot) for bot in bots] if bots else registry.bots()
+        found = [account_holder(registry, bot) for bot in bots] if bots else account_holders(registry)
     accounts = {account.bot: account for account in machine.ledger.accounts()}
     shown = [(bot, accounts[bot.id]) for bot in found if bot.id in accounts]
     if bots and len(shown) < len(found):
@@ -81,7 +82,7 @@ def top_up(machine: Machine, as_json: bool, bot: str, amount: str, ref: str, che
     if nano == 0:
         raise ClawError("amount_invalid", f"{amount!r} is nothing: give an amount above 0.")
     with machine.registry() as registry:
-        found = registry.find(bot)
+        found = account_holder(registry, bot)
     done = machine.ledger.top_up(found.id, nano, ref, check)
     before, after = format_dollars(done.before.balance), format_dollars(done.after.balance)
     result = {
@@ -109,7 +110,7 @@ def spend_limit(machine: Machine, as_json: bool, bot: str, limit: str, check: bo
     """
     wanted = str(SpendLimit.parse(limit))
     with machine.registry() as registry:
-        found = registry.find(bot)
+        found = account_holder(registry, bot)
     machine.ledger.account(found.id)
     (opened,) = machine.ledger.open([Opening(found.id, spend_limit=wanted)], check)
     before = opened.before.spend_limit if opened.before else "no account"
@@ -131,7 +132,7 @@ def usage(machine: Machine, as_json: bool, bot: str, since: float, until: float 
              clawctl usage support-bot --since 2026-11-01 --csv > november.csv
     """
     with machine.registry() as registry:
-        found = registry.find(bot)
+        found = account_holder(registry, bot)
     calls = machine.ledger.calls(found.id, since, time.time() + 1 if until is None else until)
     if as_json:
         rows = [msgspec.structs.asdict(call) | {"dollars": _plain_dollars(call.charged)} for call in calls]

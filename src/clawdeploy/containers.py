@@ -4,7 +4,7 @@ Strict: a misspelt limit would be no limit.
 """
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -43,6 +43,20 @@ class MountSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     read_only: bool
 
 
+class SkillRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What an agent does with skills.
+
+    source: the directory of the home that it sees them in; touch: a file of the home that must look changed
+    for a running agent to notice; manifest: a file it wants beside each SKILL.md, a JSON object with name,
+    description, version and ``manifest_content``. Empty: none is needed.
+    """
+
+    source: str
+    touch: str = ""
+    manifest: str = ""
+    manifest_content: dict[str, Any] = {}
+
+
 class HealthcheckSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Docker's own check of the container; times in seconds."""
 
@@ -59,7 +73,7 @@ class ContainerSpec(
 ):
     """Everything that shapes a container. memory is bytes without swap; tmpfs: path -> mount options.
 
-    runtime: name the engine knows a runtime by, or "" for its own.
+    runtime: name the engine knows a runtime by, or "" for its own. skills: None for an agent that takes none.
     """
 
     image: str
@@ -83,6 +97,7 @@ class ContainerSpec(
     init: bool
     restart_policy: str
     runtime: str = ""
+    skills: SkillRules | None = None
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all of it; kept with the container, it tells whether that is still right."""

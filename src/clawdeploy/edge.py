@@ -228,11 +228,16 @@ def sync_llm_keys(
     paths: Paths, host: Host, bots: Sequence[Bot], result: SyncResult, check: bool = False
 ) -> None:
     """Put the LLM gateway's keys in place; it looks at the file again before each call."""
-    keys, old_keys = render_llm_keys(bots, host), _read(paths.llm_keys)
+    sync_keys_file(paths, paths.llm_keys, render_llm_keys(bots, host), result, check)
+
+
+def sync_keys_file(paths: Paths, path: Path, keys: str, result: SyncResult, check: bool = False) -> None:
+    """Put one of the LLM gateway's files of keys in place."""
+    old_keys = _read(path)
     if keys != old_keys:
-        result.note(paths.llm_keys.name, None if old_keys is None else old_keys.count("\n"), keys.count("\n"))
+        result.note(path.name, None if old_keys is None else old_keys.count("\n"), keys.count("\n"))
         if not check:
-            _write(paths.llm_keys, keys, _group(paths.llm_group))
+            _write(path, keys, _group(paths.llm_group))
 
 
 def forget_certificate(paths: Paths, host: Host, label: str) -> None:

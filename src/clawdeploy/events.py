@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from clawdeploy.models import Bot
+    from clawdeploy.models import Bot, Remote
     from clawdeploy.store import RegistryStore
 
 PAGE = 1000
@@ -32,7 +32,7 @@ class Event(msgspec.Struct, frozen=True):
 def record(
     store: "RegistryStore",
     kind: str,
-    bot: "Bot | None",
+    bot: "Bot | Remote | None",
     message: str,
     details: Mapping[str, Any] | None = None,
 ) -> None:

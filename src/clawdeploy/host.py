@@ -76,6 +76,10 @@ class Paths:
     def llm_keys(self) -> Path:
         return self.state / "llm_gateway" / "keys.json"
 
+    @property
+    def remote_llm_keys(self) -> Path:
+        return self.llm_keys.with_name("remote_keys.json")
+
 
 class Plan(msgspec.Struct, frozen=True):
     """A named set of limits. Sizes are bytes, rates are requests per second."""
@@ -112,6 +116,9 @@ class Host(msgspec.Struct, frozen=True):
     plans: dict[str, Plan]
     cgroup_parent: str = ""
     bot_runtime: str = ""
+    skills_library: str = "/var/lib/clawdeploy/skills"
+    # Where bots that run elsewhere find the LLM gateway; empty: it serves none.
+    llm_public_url: str = ""
 
     @property
     def pool(self) -> IPv4Network:

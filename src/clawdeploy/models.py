@@ -144,10 +144,20 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         return self.name or self.id
 
 
+class Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A program that a bot's agent starts beside itself and speaks MCP with; sha256 is the program's."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+
+
 class BotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one bot should be. ``None`` means: as it is, or the default for a new one.
 
-    bot_env and bot_config are what its user set of environment and configuration, each as a whole.
+    bot_env, bot_config and tools are what its user set of environment, configuration and programs, each as a
+    whole.
     """
 
     telegram_id: Annotated[int, Meta(ge=1)]
@@ -165,6 +175,7 @@ class BotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     rotate_gateway_token: bool = False
     bot_env: dict[str, str] | None = None
     bot_config: dict[str, Any] | None = None
+    tools: tuple[Tool, ...] | None = None
 
     @property
     def called(self) -> str:
@@ -193,6 +204,48 @@ class ReleaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run_id: RunId
 
 
+class Remote(msgspec.Struct, frozen=True):
+    """A bot that runs elsewhere and calls its model through this host.
+
+    ``settings`` are what the playbook that put it there wants to know next time; nothing here reads them.
+    ``reason``: why it is suspended.
+    """
+
+    id: BotId
+    name: str
+    telegram_id: int
+    telegram_username: str
+    target: Literal["fly"]
+    agent: str
+    llm_refusal: Literal["message", "error"]
+    settings: dict[str, Any]
+    state: Literal["deploying", "active"]
+    suspended: bool
+    reason: str
+    llm_key_hash: str
+    created_at: int
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+
+class RemoteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A bot that is to run elsewhere; ``balance`` (dollars) is a new account's first entry."""
+
+    name: str
+    telegram_id: int
+    telegram_username: str
+    telegram_token: str
+    target: Literal["fly"]
+    agent: str
+    settings: dict[str, Any]
+    balance: str
+    llm_refusal: Literal["message", "error"] = "error"
+    spend_limit: str | None = None
+    bot_config: dict[str, Any] | None = None
+
+
 class BotSecrets(msgspec.Struct, frozen=True, omit_defaults=True):
     """Secrets of one bot in clear, kept off its disk.
 
@@ -206,6 +259,7 @@ class BotSecrets(msgspec.Struct, frozen=True, omit_defaults=True):
     internal_token: str
     bot_env: dict[str, str] = {}
     bot_config: dict[str, Any] = {}
+    tools: tuple[Tool, ...] = ()
 
 
 Request = TypeVar("Request")

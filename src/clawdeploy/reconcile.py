@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from clawdeploy import backup, claims, edge, events
+from clawdeploy import backup, claims, edge, events, remotes
 from clawdeploy.errors import ClawError
 from clawdeploy.models import Bot
 from clawdeploy.registry import Registry
@@ -90,6 +90,7 @@ def _edge(registry: Registry, systemctl: Callable[..., None], report: _Report) -
         synced = edge.sync(
             registry.paths, registry.host, registry.bots(), registry.internal_tokens(), report.check
         )
+        remotes.sync(registry.paths, registry.host, registry.store.remotes(), synced, report.check)
     except ClawError as error:
         report.problems += error.problems
         return

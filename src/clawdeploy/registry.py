@@ -15,7 +15,16 @@ import msgspec
 from clawdeploy import allocation, claims, events, rollbacks
 from clawdeploy.errors import ClawError
 from clawdeploy.host import Host, Paths, free_bytes
-from clawdeploy.models import Bot, BotRequest, BotSecrets, DeclareRequest, Kept, Running, is_dns_label
+from clawdeploy.models import (
+    Bot,
+    BotRequest,
+    BotSecrets,
+    DeclareRequest,
+    Kept,
+    Remote,
+    Running,
+    is_dns_label,
+)
 from clawdeploy.secret_files import load_secrets, remove_secrets, save_secrets
 from clawdeploy.store import RegistryStore
 from clawdeploy.tokens import new_bot_id, new_gateway_token, new_internal_token, new_llm_key, sha256_hex
@@ -134,6 +143,20 @@ def _review_kept(request: DeclareRequest, kept: Sequence[Kept]) -> list[Problem]
         for one in kept
         if agents.get(one.telegram_id, one.agent) != one.agent
     ]
+
+
+def _review_remotes(request: DeclareRequest, remotes: Sequence[Remote]) -> Iterator[Problem]:
+    """Two that poll one token take each other's messages; one name is for one bot."""
+    for wanted in request.bots:
+        for one in remotes:
+            if one.telegram_id == wanted.telegram_id:
+                yield (
+                    "token_in_use",
+                    f"@{one.telegram_username} runs at {one.target} as {one.name!r}: destroy it there first, "
+                    "or use another bot's token.",
+                )
+            elif wanted.name in (one.name, one.id):
+                yield "name_taken", f"bot_name {wanted.name!r} is taken by a bot that runs at {one.target}."
 
 
 def _review_room(
@@ -257,6 +280,7 @@ def decide(
         telegram_token=wanted.telegram_token,
         bot_env=kept.bot_env if wanted.bot_env is None else wanted.bot_env,
         bot_config=kept.bot_config if wanted.bot_config is None else wanted.bot_config,
+        tools=kept.tools if wanted.tools is None else wanted.tools,
     )
     if bot is not None:
         notes += ["secrets renewed"] if secrets is None else _replaced(secrets, current)
@@ -305,7 +329,7 @@ def _replaced(before: BotSecrets, after: BotSecrets) -> list[str]:
     """Which of the secrets are others now, in words without them."""
     return [
         f"{name.replace('telegram_', 'telegram ')} replaced"
-        for name in ("telegram_token", "bot_env", "bot_config")
+        for name in ("telegram_token", "bot_env", "bot_config", "tools")
         if getattr(before, name) != getattr(after, name)
     ]
 
@@ -408,6 +432,7 @@ def _declared(decision: Decision, host: Host, check: bool) -> dict[str, Any]:
         "internal_token": decision.secrets.internal_token,
         "bot_env": decision.secrets.bot_env,
         "bot_config": decision.secrets.bot_config,
+        "tools": msgspec.to_builtins(decision.secrets.tools),
         "claim": {
             "state": decision.claim_state,
             "code": code,
@@ -468,7 +493,7 @@ class Registry:
         token = known.pop("telegram_token", "")
         return {
             **describe(bot, self.host),
-            **{"bot_env": {}, "bot_config": {}, "token": token, "reason": reason},
+            **{"bot_env": {}, "bot_config": {}, "tools": [], "token": token, "reason": reason},
             **known,
         }
 
@@ -482,6 +507,7 @@ class Registry:
             request, bots, self.host, self.store.certificate_names(), free_bytes(self.paths), now
         )
         problems += _review_kept(request, self.store.kept())
+        problems += _review_remotes(request, self.store.remotes())
         if problems:
             raise ClawError.several(problems)
         decisions = self._decide(request, bots, now)
@@ -503,6 +529,7 @@ class Registry:
         taken = (
             {bot.id for bot in bots}
             | {bot.label for bot in bots}
+            | {one.id for one in self.store.remotes()}
             | {b.name for b in request.bots if b.name}
             | {one.id for one in kept.values()}
         )

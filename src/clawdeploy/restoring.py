@@ -6,6 +6,7 @@ Nothing that is here is ever overwritten, and no balance comes back by itself: s
 import json
 import os
 import secrets as random
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -371,14 +372,12 @@ def _renaming(record: BotRecord, bot: Bot, host: Host) -> Callable[[str], str]:
 def _read(path: Path) -> tuple[str, int] | None:
     """Text and mode of a regular file of a home; None if it is none."""
     try:
-        descriptor = os.open(path, _NOFOLLOW)
-    except OSError:
-        return None
-    with os.fdopen(descriptor, encoding="utf-8") as file:
-        try:
-            return file.read(), os.fstat(descriptor).st_mode & 0o777
-        except (UnicodeDecodeError, IsADirectoryError):
+        if not stat.S_ISREG(path.lstat().st_mode):
             return None
+        with os.fdopen(os.open(path, _NOFOLLOW), encoding="utf-8") as file:
+            return file.read(), os.fstat(file.fileno()).st_mode & 0o777
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def placed(record: BotRecord, bot: Bot, host: Host) -> ContainerSpec:

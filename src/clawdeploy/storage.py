@@ -167,7 +167,7 @@ class Homes:
         made or mounted, or if the bot has put something in the way of a file.
         """
         changes = [HomeChange(home.id, config_hash(home.rendered())) for home in homes]
-        with _space_errors():
+        with space_errors():
             if not check:
                 for directory in (self.paths.disks, self.paths.bots):
                     private_directory(directory)
@@ -183,11 +183,12 @@ class Homes:
 
     def write_file(self, bot_id: str, file: HomeFile) -> None:
         """Replace one file of a mounted home, owned by whoever owns the home."""
-        root = self._mounted(bot_id)
-        with _space_errors(), _Tree(root, root.stat().st_uid) as tree:
+        root = self.mounted(bot_id)
+        with space_errors(), _Tree(root, root.stat().st_uid) as tree:
             tree.put(file, check=False)
 
-    def _mounted(self, bot_id: str) -> Path:
+    def mounted(self, bot_id: str) -> Path:
+        """Where the bot's disk is mounted; ClawError("not_mounted") if it is not."""
         root = self.mount_point(bot_id)
         if not root.is_mount():
             raise ClawError(
@@ -201,18 +202,24 @@ class Homes:
 
         ClawError("path_blocked") if it is no text file of a reasonable size.
         """
-        root = self._mounted(bot_id)
+        root = self.mounted(bot_id)
         with _Tree(root, root.stat().st_uid) as tree:
             return tree.read(path)
 
     def put_back(self, bot_id: str, files: Sequence[HomeFile], absent: Sequence[str]) -> None:
         """Let these files be as they were before, and those that were not there be gone."""
-        root = self._mounted(bot_id)
-        with _space_errors(), _Tree(root, root.stat().st_uid) as tree:
+        root = self.mounted(bot_id)
+        with space_errors(), _Tree(root, root.stat().st_uid) as tree:
             for file in files:
                 tree.put(file, check=False)
             for path in absent:
                 tree.remove(path)
+
+    def touch(self, bot_id: str, path: str) -> None:
+        """Let a file of a mounted home look changed now, as it is; an empty one if there was none."""
+        root = self.mounted(bot_id)
+        with space_errors(), _Tree(root, root.stat().st_uid) as tree:
+            tree.touch(path)
 
     def remove(self, bot_id: str) -> None:
         """Undo all of it, the data included. Goes on where an earlier attempt stopped."""
@@ -345,7 +352,7 @@ class Homes:
 
 
 @contextmanager
-def _space_errors() -> Iterator[None]:
+def space_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -434,6 +441,15 @@ class _Tree:
             except UnicodeDecodeError:
                 raise self._in_the_way(path, "a text file") from None
         return HomeFile(path=path, content=content, mode=f"{stat.S_IMODE(found.st_mode):04o}")
+
+    def touch(self, path: str) -> None:
+        """Let the file look changed now; an empty one if there is none."""
+        if self.put(HomeFile(path=path, content="", mode="0600", seed=True), check=False):
+            return
+        folder, _, name = path.rpartition("/")
+        directory = self._enter(folder or ".", create=False)
+        with suppress(FileNotFoundError):  # the bot is free to remove it
+            os.utime(name, dir_fd=directory, follow_symlinks=False)
 
     def remove(self, path: str) -> None:
         """Let there be no such file; a directory in its place is left."""

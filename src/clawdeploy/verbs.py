@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clawdeploy import claims, edge, events, rollbacks, suspension
+from clawdeploy import claims, edge, events, remotes, rollbacks, suspension
 from clawdeploy.allocation import place
 from clawdeploy.containers import Action, LiveBot, LiveRequest, next_action
 from clawdeploy.errors import ClawError
@@ -210,6 +210,7 @@ def _act(engine: Callable[[], "Engine"], wanted: LiveBot, action: Action) -> Seq
 def sync(registry: Registry, systemctl: Callable[..., None], now: int, check: bool) -> dict[str, Any]:
     """Let edge, LLM gateway and claim listener follow the registry."""
     result = edge.sync(registry.paths, registry.host, registry.bots(), registry.internal_tokens(), check)
+    remotes.sync(registry.paths, registry.host, registry.store.remotes(), result, check)
     if not check and claims.pending_claims(registry.paths, now):
         systemctl("start", "--no-block", CLAIMS_UNIT)
     return {

@@ -300,6 +300,7 @@ def gateway(books: Books, url: str, tools: Path) -> Iterator[tuple[Way, float]]:
         "api_key_file": str(HOME / "api_key"),
         "model": MODEL,
         "keys_file": str(books.home / "keys.json"),
+        "remote_keys_file": str(books.home / "remote_keys.json"),
         "bot_pool": "127.0.0.0/8",
         "max_body_bytes": 4 * 1024 * 1024,
         "calls_per_bot": 1000,

@@ -22,10 +22,12 @@ Control endpoints (no key needed):
   `nano` is nano-dollars, rounded up once per generation, `user` the request's.
 * `POST /_sim/latency` `{"first": seconds before the answer, "chunk": seconds between pieces}`.
 * `POST /_sim/say` `{"text"}`: what all answers are from now on (null: the echo again).
+* `POST /_sim/call` `{"name", "arguments"}`: the next answer (not streaming) is a call of that tool, if the
+  request offers it; the one after that repeats what the tool said (`TOOL: <its result>`).
 * `GET /_sim/requests?count=N&wait=S&contains=TEXT`: the recorded chat requests (with a good key and a
   valid body), waiting up to S seconds for N of them.
 * `POST /_sim/revoke` `{"key"}` and `POST /_sim/reset` (forgets requests, failures, latency, revocations
-  and what to say).
+  and what to say and call).
 """
 
 import asyncio
@@ -127,6 +129,7 @@ class State:
     unknown: int = 0
     asked: Counter[str] = field(default_factory=Counter)
     say: str | None = None
+    call: dict[str, Any] | None = None
     first: float = 0.0
     chunk: float = 0.0
 
@@ -190,7 +193,10 @@ def tokens(text: str) -> int:
 
 def completion(body: dict[str, Any], say: str | None) -> tuple[str, str, dict[str, Any], Decimal]:
     """Return (answer, finish reason, usage object, cost in USD) of a valid chat request."""
+    last = body["messages"][-1]
     answer = f"ECHO: {last_user_message(body)}" if say is None else say
+    if isinstance(last, dict) and last.get("role") == "tool":
+        answer = f"TOOL: {text_of(last.get('content'))}"
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     reason = "stop"
     if isinstance(limit, int) and tokens(answer) > limit:
@@ -402,6 +408,13 @@ async def whole(
         answer, cost = "", Decimal(0)
         usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"], "cost": 0.0}
     choice["message"] = {"role": "assistant", "content": answer, "refusal": None}
+    offered = [tool["function"]["name"] for tool in body.get("tools") or []]
+    if state.call and state.call["name"] in offered:
+        call, state.call = state.call, None
+        function = {"name": call["name"], "arguments": json.dumps(call.get("arguments", {}))}
+        calls = [{"id": f"call_{secrets.token_hex(8)}", "type": "function", "function": function}]
+        choice["message"] |= {"content": None, "tool_calls": calls}
+        choice |= {"finish_reason": "tool_calls", "native_finish_reason": "tool_calls"}
     settle(state, key, body, identity, usage, cost, choice["finish_reason"])
     result = {
         "id": identity,
@@ -519,6 +532,12 @@ async def sim_say(request: web.Request) -> web.Response:
     return web.json_response({})
 
 
+async def sim_call(request: web.Request) -> web.Response:
+    """Set which tool is called next."""
+    request.app[STATE].call = await json_object(request)
+    return web.json_response({})
+
+
 async def sim_generation(request: web.Request) -> web.Response:
     """Say how late `GET /generation` knows a call."""
     request.app[STATE].unknown = int((await json_object(request)).get("unknown", 0))
@@ -557,7 +576,7 @@ async def sim_reset(request: web.Request) -> web.Response:
     state.revoked.clear()
     state.asked.clear()
     state.unknown = 0
-    state.say = None
+    state.say = state.call = None
     state.first = state.chunk = 0.0
     return web.json_response({})
 
@@ -573,6 +592,7 @@ def make_app() -> web.Application:
     app.router.add_post("/_sim/fail", sim_fail)
     app.router.add_post("/_sim/latency", sim_latency)
     app.router.add_post("/_sim/say", sim_say)
+    app.router.add_post("/_sim/call", sim_call)
     app.router.add_post("/_sim/generation", sim_generation)
     app.router.add_get("/_sim/charges", sim_charges)
     app.router.add_get("/_sim/requests", sim_requests)

@@ -83,6 +83,7 @@ class Gateway:
         self._events = events
         self._metrics = metrics
         self._keys = KeyFile(config.keys_file, config.bot_pool, self._bots_changed)
+        self._remote_keys = KeyFile(config.remote_keys_file, None, self._bots_changed)
         self._running: Counter[str] = Counter()
         self._rates: dict[str, AsyncLimiter] = {}
 
@@ -94,7 +95,8 @@ class Gateway:
         app.router.add_post("/api/v1/chat/completions", self._chat)
         return app
 
-    def _bots_changed(self, bots: set[str]) -> None:
+    def _bots_changed(self) -> None:
+        bots = self._keys.ids | self._remote_keys.ids
         self._metrics.forget_others(bots)
         self._rates = {bot: rate for bot, rate in self._rates.items() if bot in bots}
 
@@ -164,17 +166,19 @@ class Gateway:
         return RefusedError(413, f"The request is larger than {self._config.max_body_bytes} bytes.")
 
     def _authenticate(self, request: web.Request) -> Bot:
-        """The bot whose key was sent from its own subnet. Raises RefusedError for all else."""
+        """The bot whose key was sent from where it is good. Raises RefusedError for all else."""
         scheme, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        bot = self._keys.find(key.strip()) if scheme.lower() == "bearer" else None
+        key = key.strip() if scheme.lower() == "bearer" else ""
+        bot = self._keys.find(key) or self._remote_keys.find(key)
         if bot is None:
             raise RefusedError(401, "No valid LLM key was sent.")
         request[_REQUEST].bot = bot.bot
         peer = _peer(request)
-        if peer not in bot.subnet:
+        if not bot.good_from(peer):
             # Same answer as for an unknown key: a thief must not learn that the key is good.
             log.error(
-                "bot=%s its LLM key was sent from %s, outside of %s: refused", bot.bot, peer, bot.subnet
+                "bot=%s its LLM key was sent from %s, outside of %s: refused",
+                *(bot.bot, peer, bot.subnet or "the edge"),
             )
             raise RefusedError(401, "No valid LLM key was sent.")
         if bot.suspended:

@@ -28,6 +28,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_key_file: Path
     model: str
     keys_file: Path
+    remote_keys_file: Path
     bot_pool: Network
     max_body_bytes: int
     calls_per_bot: int

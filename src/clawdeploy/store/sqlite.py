@@ -11,12 +11,13 @@ import msgspec
 from clawdeploy.containers import ContainerSpec
 from clawdeploy.errors import ClawError
 from clawdeploy.events import Event
-from clawdeploy.models import Bot, Edge, Kept, Suspension
+from clawdeploy.models import Bot, Edge, Kept, Remote, Suspension
 from clawdeploy.store.migrating import apply
 
 _COLUMNS = Bot.__struct_fields__
 _EVENT = ", ".join(Event.__struct_fields__)
 _KEPT = Kept.__struct_fields__
+_REMOTE = Remote.__struct_fields__
 
 
 class RegistryStore:
@@ -116,6 +117,25 @@ class RegistryStore:
     def remove_kept(self, bot_id: str) -> None:
         self._db.execute("DELETE FROM kept WHERE id = ?", (bot_id,))
 
+    # --- bots that run elsewhere ---
+
+    def remotes(self) -> list[Remote]:
+        """Every bot that runs elsewhere, by name."""
+        return [_remote(row) for row in self._db.execute("SELECT * FROM remote ORDER BY name")]
+
+    def put_remote(self, remote: Remote) -> None:
+        """Insert the bot, or replace what is known about it."""
+        values = msgspec.structs.asdict(remote) | {"settings": msgspec.json.encode(remote.settings).decode()}
+        changes = ", ".join(f"{column} = excluded.{column}" for column in _REMOTE if column != "id")
+        self._db.execute(
+            f"INSERT INTO remote ({', '.join(_REMOTE)}) VALUES ({', '.join(':' + c for c in _REMOTE)}) "  # noqa: S608 # column names are the class's own
+            f"ON CONFLICT (id) DO UPDATE SET {changes}",
+            values,
+        )
+
+    def remove_remote(self, bot_id: str) -> None:
+        self._db.execute("DELETE FROM remote WHERE id = ?", (bot_id,))
+
     # --- events ---
 
     def add_event(
@@ -155,6 +175,12 @@ def _bot(row: sqlite3.Row) -> Bot:
     values = dict(row)
     values["edge"] = msgspec.json.decode(values["edge"], type=Edge)
     return msgspec.convert(values, Bot, strict=False)  # not strict: SQLite has 0 and 1 for booleans
+
+
+def _remote(row: sqlite3.Row) -> Remote:
+    values = dict(row)
+    values["settings"] = msgspec.json.decode(values["settings"])
+    return msgspec.convert(values, Remote, strict=False)
 
 
 def migrate(path: Path, check: bool = False) -> list[str]:

@@ -15,8 +15,8 @@
 #define SHELL_OUTPUT_MAX (16 * 1024)
 
 json_t *config;
-char *state_directory;
-static char *config_path, *workspace, *completions_url, *provider, *model, *api_key;
+char *state_directory, *workspace;
+static char *config_path, *completions_url, *provider, *model, *api_key;
 static json_t *sessions; /* session -> list of {role, content} */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards sessions, model and the config file */
 
@@ -90,6 +90,7 @@ void agent_load(void)
     if (chdir(workspace) != 0 || access(workspace, W_OK) != 0)
         die("error: Unexpected"); /* what the agent says about a workspace that is not writable */
     /* The real one keeps an SQLite database here; what counts for a host is that chats are on this disk, readable. */
+    mcp_start();
     text = strcmp(text_at(config, "memory.backend", "markdown"), "sqlite") == 0 ? read_file("memory.json", 1 << 20) : NULL;
     sessions = text ? json_loads(text, 0, &error) : NULL;
     free(text);
@@ -97,43 +98,37 @@ void agent_load(void)
         sessions = json_object();
 }
 
-static char *system_prompt(void)
-{
-    static const char *files[] = {"AGENTS.md", "SOUL.md",      "TOOLS.md",     "IDENTITY.md",
-                                  "USER.md",   "HEARTBEAT.md", "BOOTSTRAP.md", "MEMORY.md"};
-    struct buf prompt = {0};
-    buf_printf(&prompt, "You are nullclaw, a stand-in for an assistant.\n");
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        char *text = read_file(files[i], CONFIG_MAX);
-        json_t *valid = json_string(text); /* NULL for a file that is missing or not UTF-8 */
-        if (valid)
-            buf_printf(&prompt, "\n### %s\n%s\n", files[i], text);
-        json_decref(valid);
-        free(text);
-    }
-    return prompt.data;
-}
-
 static json_t *message(const char *role, const char *content)
 {
     return json_pack("{ss ss*}", "role", role, "content", content);
 }
 
-/* The request's body for this session and one more user message. */
-static char *request_body(const char *session, const char *text)
+/* What the LLM is sent of this session and one more user message; NULL if that is not UTF-8. */
+static json_t *conversation(const char *session, const char *text)
 {
-    char *prompt = system_prompt();
+    json_t *asked = message("user", text);
+    if (!asked)
+        return NULL;
+    char *prompt = prompt_of(session);
     json_t *messages = json_pack("[o]", message("system", prompt));
     free(prompt);
     pthread_mutex_lock(&lock);
     json_array_extend(messages, json_object_get(sessions, session));
-    json_array_append_new(messages, message("user", text));
-    json_t *body = json_pack("{ss so sf si sb ss s[{ss s{ss ss s{ss s{s{ss}}}}}]}", "model", model, "messages", messages,
+    pthread_mutex_unlock(&lock);
+    json_array_append_new(messages, asked);
+    return messages;
+}
+
+static char *request_body(json_t *messages)
+{
+    pthread_mutex_lock(&lock);
+    json_t *body = json_pack("{ss sO sf si sb ss s[{ss s{ss ss s{ss s{s{ss}}}}}]}", "model", model, "messages", messages,
                              "temperature", 0.7, "max_tokens", (int)number_at(config, "max_tokens", 8192), "stream", 0,
                              "tool_choice", "auto", "tools", "type", "function", "function", "name", "shell",
                              "description", "Run a command", "parameters", "type", "object", "properties", "command",
                              "type", "string");
     pthread_mutex_unlock(&lock);
+    json_array_extend(json_object_get(body, "tools"), mcp_tools);
     char *dumped = json_dumps(body, JSON_COMPACT);
     json_decref(body);
     return dumped;
@@ -142,17 +137,21 @@ static char *request_body(const char *session, const char *text)
 enum outcome { ANSWERED, UNREACHABLE, RATE_LIMITED, UNAUTHORIZED, REFUSED };
 
 /* One call of the LLM. Only the JSON is looked at, never the HTTP status or Retry-After, like the agent. */
-static enum outcome ask_once(const char *body, char **answer)
+static enum outcome ask_once(const char *body, char **answer, json_t **calling)
 {
     long seconds = number_at(config, "agent.message_timeout_secs", 600);
     struct reply reply = http_post(completions_url, NULL, api_key, body, seconds);
     json_t *json = reply.status ? json_loads(reply.body, 0, NULL) : NULL;
     enum outcome outcome = reply.status ? REFUSED : UNREACHABLE;
-    const char *content = text_at(json_array_get(at(json, "choices"), 0), "message.content", NULL);
+    json_t *said = at(json_array_get(at(json, "choices"), 0), "message");
+    const char *content = text_at(said, "content", NULL);
     json_t *error = at(json, "error");
     if (error) {
         long code = number_at(error, "code", 0);
         outcome = code == 429 || code == 408 ? RATE_LIMITED : code == 401 ? UNAUTHORIZED : REFUSED;
+    } else if (json_array_size(json_object_get(said, "tool_calls"))) {
+        *calling = json_incref(said);
+        outcome = ANSWERED;
     } else if (content) {
         *answer = strdup(content);
         outcome = ANSWERED;
@@ -165,14 +164,14 @@ static enum outcome ask_once(const char *body, char **answer)
 }
 
 /* All tries for one message: (provider_retries + 1) twice over, and another round of compaction after a 401. */
-static enum outcome ask(const char *body, char **answer)
+static enum outcome ask(const char *body, char **answer, json_t **calling)
 {
     long retries = number_at(config, "reliability.provider_retries", 2);
     long backoff = number_at(config, "reliability.provider_backoff_ms", 500);
     enum outcome outcome = UNREACHABLE;
     for (int round = 0; round < (outcome == UNAUTHORIZED ? 3 : 2); round++) {
         for (long attempt = 0; attempt <= retries; attempt++) {
-            outcome = ask_once(body, answer);
+            outcome = ask_once(body, answer, calling);
             if (outcome == ANSWERED)
                 return outcome;
             if (attempt < retries)
@@ -212,6 +211,7 @@ static void forget(const char *session)
     pthread_mutex_lock(&lock);
     json_object_del(sessions, session);
     pthread_mutex_unlock(&lock);
+    prompt_forget(session);
 }
 
 /* `/model x`: any user may, and the agent even writes it into its configuration if it can. */
@@ -255,6 +255,31 @@ static char *run_shell(const char *command)
     return output.data;
 }
 
+/* Asks the LLM, and does what it asks for, until it answers; false if it failed. */
+static bool converse(json_t *messages, char **answer)
+{
+    for (long left = number_at(config, "agent.max_tool_iterations", 1000); left > 0; left--) {
+        json_t *calling = NULL, *call;
+        char *body = request_body(messages);
+        bool answered = ask(body, answer, &calling) == ANSWERED;
+        free(body);
+        if (!calling)
+            return answered;
+        json_array_append_new(messages, calling);
+        size_t i;
+        json_array_foreach (json_object_get(calling, "tool_calls"), i, call) {
+            json_t *arguments = json_loads(text_at(call, "function.arguments", "{}"), 0, NULL);
+            char *said = mcp_call(text_at(call, "function.name", ""), arguments ? arguments : json_null());
+            json_array_append_new(messages, json_pack("{ss ss ss}", "role", "tool", "tool_call_id", text_at(call, "id", ""),
+                                                      "content", said));
+            free(said);
+            json_decref(arguments);
+        }
+    }
+    *answer = strdup("The stand-in has called as many tools as it may.");
+    return true;
+}
+
 char *agent_turn(const char *session, const char *text, bool *ok)
 {
     *ok = true;
@@ -267,14 +292,10 @@ char *agent_turn(const char *session, const char *text, bool *ok)
         return strdup("Session restarted.");
     }
     char *answer = NULL;
-    char *body = request_body(session, text); /* NULL if the text is not UTF-8 */
-    if (!body) {
-        *ok = false;
-        return strdup("An error occurred. Try again or /new for a fresh session.");
-    }
-    *ok = ask(body, &answer) == ANSWERED;
-    free(body);
+    json_t *messages = conversation(session, text);
+    *ok = messages && converse(messages, &answer);
+    json_decref(messages);
     if (*ok)
         remember(session, text, answer);
-    return answer;
+    return answer ? answer : strdup("An error occurred. Try again or /new for a fresh session.");
 }

@@ -42,9 +42,20 @@ struct reply {
 };
 struct reply http_post(const char *url, const char *proxy, const char *bearer, const char *body, long seconds);
 
+/* ---- prompt.c ---- */
+/* The system prompt of a session. It is made anew only for a new session and after a file of the workspace changed; so a
+   session that runs sees another skill only then, like with the agent. */
+char *prompt_of(const char *session);
+void prompt_forget(const char *session);
+
+/* ---- mcp.c ---- */
+extern json_t *mcp_tools;
+void mcp_start(void);
+char *mcp_call(const char *name, json_t *arguments);
+
 /* ---- agent.c ---- */
 extern json_t *config;
-extern char *state_directory;
+extern char *state_directory, *workspace;
 void agent_load(void); /* ends the process like the agent if the configuration does not do */
 /* The answer to one message in a session; *ok = false if the LLM failed (the answer is then what the user is told). */
 char *agent_turn(const char *session, const char *text, bool *ok);

@@ -33,6 +33,7 @@ PLANS = {
 }
 MAPS = (
     "hosts", "addresses", "routes", "prefixes", "tokens", "inject", "plans", "body_limits", "flags",
+    "llm_keys",
 )  # fmt: skip
 # Paths of an API agent as its profile would name them.
 API = {"/health": "3000,public", "/webhook": "3000,token", "/slow": "3000,token", "/ws": "3000,token"}

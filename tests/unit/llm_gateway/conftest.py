@@ -49,6 +49,7 @@ async def upstream() -> AsyncIterator[Upstream]:
 @pytest.fixture
 def settings(tmp_path: Path, upstream: Upstream) -> dict[str, Any]:
     """The gateway's settings, with limits that a test reaches quickly."""
+    (tmp_path / "remote_keys.json").write_text('{"keys": {}}')
     return {
         "address": "127.0.0.1",
         "port": 0,
@@ -56,6 +57,7 @@ def settings(tmp_path: Path, upstream: Upstream) -> dict[str, Any]:
         "model": MODEL,
         "api_key_file": tmp_path / "openrouter_api_key",
         "keys_file": tmp_path / "keys.json",
+        "remote_keys_file": tmp_path / "remote_keys.json",
         "bot_pool": IPv4Network("127.0.0.0/8"),
         "max_body_bytes": 64 * 1024,
         "calls_per_bot": 2,

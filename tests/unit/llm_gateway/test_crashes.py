@@ -50,7 +50,14 @@ class Host:
         self.paid = 0
         self.address = f"127.0.0.{10 + number}"
         directory.mkdir()
-        names = ("api_key_file", "keys_file", "ledger_file", "prices_file", "admin_socket")
+        names = (
+            "api_key_file",
+            "keys_file",
+            "remote_keys_file",
+            "ledger_file",
+            "prices_file",
+            "admin_socket",
+        )
         self.settings = settings | {name: directory / Path(settings[name]).name for name in names}
         self.settings |= {"port": free_port(), "metrics_port": free_port()}
         (directory / "config.json").write_text(json.dumps(self.settings, default=str))

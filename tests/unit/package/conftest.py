@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import docker
 import msgspec
 import pytest
 from aiohttp import web
 
-from clawdeploy import edge
+from clawdeploy import edge, remotes
 from clawdeploy.cli import Machine
 from clawdeploy.containers import ContainerSpec
 from clawdeploy.engine import ContainerState
@@ -371,11 +372,11 @@ class RunningHAProxy:
 def haproxy(paths: Paths, tmp_path: Path) -> Iterator[RunningHAProxy]:
     binary = shutil.which("haproxy") or "/usr/sbin/haproxy"
     front, maps = tmp_path / "front.sock", paths.maps
-    for name in edge.render([], {}, make_host()):
+    names = [*edge.render([], {}, make_host())]
+    names.insert(-1, remotes.KEYS_MAP)
+    for name in names:
         (maps / name).touch()
-    looked_up = " ".join(
-        f"%[path,field(2,/),map_str({maps / name},-)]" for name in edge.render([], {}, make_host())
-    )
+    looked_up = " ".join(f"%[path,field(2,/),map_str({maps / name},-)]" for name in names)
     config = tmp_path / "haproxy.cfg"
     config.write_text(f"""
 global
@@ -409,6 +410,14 @@ def set_host(paths: Paths, **changes: Any) -> None:
     """Change host.json, as prepare_host would."""
     paths.host_file.write_text(json.dumps(HOST | changes))
     load_host(paths)
+
+
+@pytest.fixture
+def client() -> Iterator[Any]:
+    """The real Docker."""
+    connected = docker.from_env()
+    yield connected
+    connected.close()
 
 
 def busybox_image(client: Any, tag: str) -> None:

@@ -118,7 +118,10 @@ class Place:
                         "id": bot["id"],
                         "uid": bot["uid"],
                         "disk_size": 32 << 20,
-                        "directories": [{"path": "data/.nullclaw", "mode": "0700"}],
+                        "directories": [
+                            {"path": "data/.nullclaw", "mode": "0700"},
+                            {"path": "skills", "mode": "0755"},
+                        ],
                         "files": [{"path": "config.json", "content": json.dumps(config), "mode": "0400"}],
                     }
                 ]
@@ -127,6 +130,7 @@ class Place:
         mounts = [
             {"source": f"{home}/data", "target": "/data", "read_only": False},
             {"source": f"{home}/config.json", "target": "/data/config.json", "read_only": True},
+            {"source": f"{home}/skills", "target": "/data/skills", "read_only": True},
         ]
         network = {
             "bridge": f"cb-{bot['id']}",
@@ -140,7 +144,9 @@ class Place:
             "config_hash": made["config_hash"],
             "image_digest": "sha256:1",
             "balance": "1.00",
-            "container": container_spec(mounts=mounts, network=network, user=user),
+            "container": container_spec(
+                mounts=mounts, network=network, user=user, skills={"source": "skills"}
+            ),
         }
         run_id = "0123456789abcdef"
         ask(self.machine, "live", request={"run_id": run_id, "bots": [live]})
@@ -329,6 +335,21 @@ def test_another_host_gives_it_new_addresses_and_no_money(here: Place, elsewhere
         line for line in (elsewhere.paths.maps / "hosts.map").read_text().splitlines() if "support" in line
     ]
     assert hosts == f"support {bot['id']}"
+
+
+def test_a_bot_comes_back_with_what_it_was_taught(here: Place, elsewhere: Place, tmp_path: Path) -> None:
+    bot = here.deploy(1, name="support")
+    for version in ("1", "2"):
+        folder = tmp_path / f"refunds-{version}"
+        folder.mkdir()
+        (folder / "SKILL.md").write_text(f"---\nname: refunds\ndescription: d\nversion: {version}\n---\n")
+        ask(here.machine, "skills", "add", "support", str(folder))
+    ask(here.machine, "backup", "support")
+    ask(elsewhere.machine, "restore", bot["id"])
+    (skill,) = ask(elsewhere.machine, "skills", "list", "support")["skills"]
+    assert (skill["current"]["version"], skill["intact"]) == ("2", True)
+    ask(elsewhere.machine, "skills", "rollback", "support", "refunds")
+    assert "version: 1" in (elsewhere.home(bot) / "skills/refunds/SKILL.md").read_text()
 
 
 def test_a_balance_comes_back_only_when_asked_for_and_only_what_no_call_held(

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import docker
 import msgspec
 import pytest
 
@@ -18,13 +17,6 @@ from clawdeploy.tokens import new_bot_id
 from .conftest import busybox_image, container_spec
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture
-def client() -> Iterator[Any]:
-    connected = docker.from_env()
-    yield connected
-    connected.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import docker
 import msgspec
 import pytest
 
@@ -24,13 +23,6 @@ pytestmark = pytest.mark.docker
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; /bin/busybox usleep 20000; done"
 WORK = f"({COUNT}) & {COUNT}"
 Run = Callable[..., str]
-
-
-@pytest.fixture
-def client() -> Iterator[Any]:
-    connected = docker.from_env()
-    yield connected
-    connected.close()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import docker
 import msgspec
 import pytest
 
@@ -46,13 +45,6 @@ INNOCENT = (
     "while :; do i=0; while [ $i -lt 300 ]; do i=$((i+1)); done; "
     "/bin/busybox dd if=/dev/zero of=/scratch/x bs=64k count=16 2>/dev/null; /bin/busybox usleep 100000; done"
 )
-
-
-@pytest.fixture
-def client() -> Iterator[Any]:
-    connected = docker.from_env()
-    yield connected
-    connected.close()
 
 
 @pytest.fixture

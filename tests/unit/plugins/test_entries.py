@@ -36,6 +36,8 @@ def test_a_token_is_enough() -> None:
             "balance": None,
             "spend_limit": None,
             "rotate_gateway_token": False,
+            "skills": None,
+            "tools": None,
         }
     ]
 

@@ -11,42 +11,7 @@ import pytest
 
 from clawdeploy.containers import LiveBot
 from tests.unit.plugins.conftest import ROLE, Evaluate
-
-HOST = {
-    "llm_gateway_url": "http://10.201.255.1:8788/api/v1",
-    "openrouter_model": "openai/gpt-4o-mini",
-    "cgroup_parent": "",
-    "support_email": "help@example.com",
-}
-BOT: dict[str, Any] = {
-    "id": "abcdefghij01",
-    "label": "mybot",
-    "url": "https://mybot.bots.example.com/",
-    "telegram_username": "my_bot",
-    "agent": "nullclaw",
-    "uid": 200000,
-    "subnet": "10.200.0.0/28",
-    "host_address": "10.200.0.1",
-    "address": "10.200.0.2",
-    "limits": {
-        "cpus": 0.5,
-        "memory_limit": 67108864,
-        "pids_limit": 64,
-        "nofile_limit": 1024,
-        "disk_size": 1073741824,
-    },
-    "owner": "4242",
-    "open_to_all": False,
-    "image": "ghcr.io/nullclaw/nullclaw:v2026.5.29",
-    "image_digest": None,
-    "token": "123456789:" + "A" * 35,
-    "llm_key": "sk-claw-" + "k" * 43,
-    "internal_token": "ci_" + "t" * 43,
-    "balance": None,
-    "spend_limit": None,
-    "bot_env": {},
-    "bot_config": {},
-}
+from tests.unit.plugins.profiles import BOT, home_of, run_of
 
 
 @pytest.fixture
@@ -56,8 +21,7 @@ def profile(role_variables: dict[str, Any]) -> dict[str, Any]:
 
 
 def home(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
-    value: dict[str, Any] = evaluate("__bot_home", bot={**BOT, **changes}, __bot_look={"host": HOST})
-    return value
+    return home_of(evaluate, BOT | changes)
 
 
 def config(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
@@ -67,15 +31,7 @@ def config(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
 
 
 def to_run(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
-    value: dict[str, Any] = evaluate(
-        "__bot_to_run",
-        bot={**BOT, **changes},
-        __bot_look={"host": HOST},
-        __bot_homes={"bots": [{"id": BOT["id"], "config_hash": "c" * 64}]},
-        __bot_pinned={BOT["image"]: "sha256:" + "a" * 64},
-        bot_default_balance="1.00",
-    )
-    return value
+    return run_of(evaluate, BOT | changes)
 
 
 def spec(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
@@ -284,3 +240,58 @@ def test_no_task_and_no_plugin_names_an_agent() -> None:
     lines = [(path, line.strip().lower()) for path in places for line in path.read_text().splitlines()]
     said = [(path, line) for path, line in lines if not line.startswith("#")]
     assert [entry for entry in said if "nullclaw" in entry[1] or "openclaw" in entry[1]] == []
+
+
+def test_skills_are_mounted_where_the_agent_looks_and_it_is_told_of_them(evaluate: Evaluate) -> None:
+    container = to_run(evaluate)["container"]
+    assert {
+        "source": f"/var/lib/clawdeploy/bots/{BOT['id']}/skills",
+        "target": "/nullclaw-data/workspace/skills",
+        "read_only": True,
+    } in container["mounts"]
+    rules = container["skills"]
+    assert {rules["source"], "data/workspace/skills"} <= {
+        one["path"] for one in home(evaluate)["directories"]
+    }
+    assert rules["touch"] in {file["path"] for file in home(evaluate)["files"] if file.get("seed")}
+
+
+def test_a_tool_is_a_server_of_the_agent_under_its_checksum(evaluate: Evaluate) -> None:
+    tool = {"name": "stats", "sha256": "ab" * 32, "args": ["--fast"], "env": {"LIMIT": "9"}}
+    command = "/opt/tools/stats-abababababab"
+    found = config(evaluate, tools=[tool])["mcp_servers"]
+    assert found == {"stats": {"command": command, "args": ["--fast"], "env": {"LIMIT": "9"}}}
+    (program,) = evaluate(
+        "__bot_programs",
+        __bot_wanted=[{"agent": "nullclaw", "tools": [tool | {"path": "/home/me/stats"}]}],
+        __bot_declared={"bots": [BOT | {"tools": [tool]}]},
+    )
+    assert program == {
+        "source": "/home/me/stats",
+        "target": f"/var/lib/clawdeploy/bots/{BOT['id']}/tools/stats-abababababab",
+        "uid": 200000,
+    }
+    (mount,) = (one for one in to_run(evaluate)["container"]["mounts"] if one["target"] == "/opt/tools")
+    assert (mount["source"].rpartition("/")[2], mount["read_only"]) == ("tools", True)
+
+
+def test_a_bot_has_no_servers_unless_they_are_asked_for(evaluate: Evaluate) -> None:
+    assert config(evaluate)["mcp_servers"] == {}
+
+
+def test_only_bots_whose_skills_were_named_are_taught(evaluate: Evaluate) -> None:
+    named = [{"source": "/home/me/faq"}, {"source": "shipping@2.0", "sha256": "a" * 64}]
+    asked = [{"agent": "nullclaw", "skills": given, "tools": None} for given in (named, [], None)]
+    registered = [BOT | {"id": f"abcdefghij0{number}"} for number in range(3)]
+    known: dict[str, Any] = {
+        "__bot_wanted": asked,
+        "__bot_declared": {"bots": registered},
+        "__bot_live": {"bots": []},
+    }
+    assert evaluate("__bot_skills_asked", **known) == named
+    taught = evaluate("__bot_taught", **known)
+    assert [evaluate("__bot_skills", bot=bot, **known) for bot in taught] == [
+        {"id": "abcdefghij00", "skills": ["/home/me/faq", "shipping@2.0"]},
+        {"id": "abcdefghij01", "skills": []},
+    ]
+    assert evaluate("__bot_programs", **known) == []

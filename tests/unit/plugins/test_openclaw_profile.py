@@ -12,8 +12,8 @@ import yaml
 from clawdeploy.containers import LiveBot
 from clawdeploy.models import Edge
 from tests.unit.plugins.conftest import ROLE, Evaluate
-from tests.unit.plugins.test_nullclaw_profile import BOT as ANY_BOT
-from tests.unit.plugins.test_nullclaw_profile import HOST
+from tests.unit.plugins.profiles import BOT as ANY_BOT
+from tests.unit.plugins.profiles import HOST, home_of, run_of
 
 MIB = 1 << 20
 BOT: dict[str, Any] = ANY_BOT | {
@@ -39,8 +39,7 @@ def plan(profile: dict[str, Any]) -> dict[str, Any]:
 
 
 def home(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
-    value: dict[str, Any] = evaluate("__bot_home", bot={**BOT, **changes}, __bot_look={"host": HOST})
-    return value
+    return home_of(evaluate, BOT | changes)
 
 
 def content(evaluate: Evaluate, path: str, **changes: Any) -> dict[str, Any]:
@@ -54,15 +53,7 @@ def config(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
 
 
 def to_run(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
-    value: dict[str, Any] = evaluate(
-        "__bot_to_run",
-        bot={**BOT, **changes},
-        __bot_look={"host": HOST},
-        __bot_homes={"bots": [{"id": BOT["id"], "config_hash": "c" * 64}]},
-        __bot_pinned={BOT["image"]: "sha256:" + "a" * 64},
-        bot_default_balance="1.00",
-    )
-    return value
+    return run_of(evaluate, BOT | changes)
 
 
 def spec(evaluate: Evaluate, **changes: Any) -> dict[str, Any]:
@@ -278,3 +269,15 @@ def test_an_owner_is_refused_whom_the_agent_cannot_know(
     problem = evaluate("__bot_owner_problem", asked=asked, __bot_look={"bots": []})
     assert bool(problem) is refused
     assert (f"{agent} knows people on Telegram by their number" in problem) is refused
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"), [("skills", "skills: agent openclaw"), ("tools", "tools: agent openclaw")]
+)
+def test_what_the_agent_has_no_use_for_is_refused(evaluate: Evaluate, given: str, complaint: str) -> None:
+    asked = {"agent": "openclaw", "telegram_id": 1, "skills": None, "tools": []} | {
+        given: [{"source": "faq"}]
+    }
+    assert complaint in evaluate("__bot_ability_problem", asked=asked, __bot_look={"bots": []})
+    nullclaw = asked | {"agent": "nullclaw"}
+    assert not evaluate("__bot_ability_problem", asked=nullclaw, __bot_look={"bots": []}).strip()

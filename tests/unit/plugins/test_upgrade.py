@@ -17,8 +17,8 @@ from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._upgrade import b
 
 from clawdeploy.upgrades import UpgradeBot
 from tests.unit.plugins.conftest import Calls, Evaluate, RunModule
+from tests.unit.plugins.profiles import BOT, HOST
 from tests.unit.plugins.test_modules import BOT as DECLARED
-from tests.unit.plugins.test_nullclaw_profile import BOT, HOST
 
 TESTED = "ghcr.io/nullclaw/nullclaw:v9"
 IMAGES = {"nullclaw": TESTED, "openclaw": "ghcr.io/openclaw/openclaw:v9"}

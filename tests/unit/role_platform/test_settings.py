@@ -127,6 +127,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["memory_limit", "127m", "128m"],
     ),
     "an unknown runtime": ({"platform_bot_runtime": "kata"}, ["platform_bot_runtime", "kata", "runsc"]),
+    "a library beside the root": (
+        {"platform_skills_library": "skills"},
+        ["platform_skills_library", "absolute"],
+    ),
     "a plan that reserves too much": (plan(memory_reserved="65m"), ["memory_reserved", "65m"]),
     "no plan": ({"platform_plans": {}}, ["platform_plans"]),
     "another system": (

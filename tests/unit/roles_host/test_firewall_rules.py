@@ -342,6 +342,22 @@ def test_edge_user_reaches_bots_only(confined: Network) -> None:
     }
 
 
+def test_edge_user_reaches_the_llm_gateway_where_bots_that_run_elsewhere_are_served(
+    confined: Network,
+) -> None:
+    endpoints = [{"address": GATEWAY, "port": GATEWAY_PORT}]
+    confined.host.load(
+        render(firewall_confined_users=CONFINED, firewall_edge_endpoints=endpoints)
+        + "add element inet clawdeploy user_nobody { 65534 }\n"
+    )
+    gateway = f"tcp:{GATEWAY}:{GATEWAY_PORT}"
+    closed = [f"tcp:{GATEWAY}:22", f"tcp:127.0.0.1:{GATEWAY_PORT}", f"tcp:{INTERNET}:443"]
+    assert confined.host.probe(gateway, *closed, user="nobody") == {
+        gateway: "open",
+        **dict.fromkeys(closed, "refused"),
+    }
+
+
 def test_gateway_user_reaches_the_internet_but_no_bot_and_no_metadata(confined: Network) -> None:
     opened = [f"tcp:{INTERNET}:443", "tcp:127.0.0.1:22", "tcp:169.254.169.254:53"]
     closed = [f"tcp:{BOT}:{BOT_PORT}", "tcp:169.254.169.254:80"]

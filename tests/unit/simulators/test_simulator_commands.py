@@ -13,7 +13,9 @@ from aiohttp import ClientSession
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize(("name", "path"), [("openrouter", "/api/v1/models"), ("telegram", "/_sim/calls")])
+@pytest.mark.parametrize(
+    ("name", "path"), [("openrouter", "/api/v1/models"), ("telegram", "/_sim/calls"), ("fly", "/_sim/calls")]
+)
 async def test_command_serves_tls_and_ends_on_sigterm(
     name: str, path: str, authority: trustme.CA, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,97 @@ async def test_llm_request_has_model_limit_and_seeded_files(start: Start, openro
     assert (body["model"], body["max_tokens"], body["stream"]) == ("anthropic/claude-sonnet-4", 777, False)
     assert "You are a pirate." in body["messages"][0]["content"]
     assert body["messages"][-1] == {"role": "user", "content": "hello"}
+
+
+# ---- skills ----
+
+
+def teach(agent: Agent, name: str, text: str, **manifest: Any) -> None:
+    """Put a skill where the agent looks for it."""
+    folder = agent.home / "workspace/skills" / name
+    folder.mkdir(parents=True)
+    (folder / "SKILL.md").write_text(f"---\nname: {name}\ndescription: about {name}\n---\n{text}\n")
+    if manifest:
+        (folder / "skill.json").write_text(json.dumps({"name": name} | manifest))
+
+
+async def prompt_after(agent: Agent, openrouter_api: Client, message: str) -> str:
+    await agent.say(message)
+    return str((await llm_requests(openrouter_api))[-1]["messages"][0]["content"])
+
+
+async def test_only_a_manifest_can_bring_a_whole_skill_into_the_prompt(
+    start: Start, openrouter_api: Client
+) -> None:
+    agent = await start()
+    teach(agent, "whole", "Refund within 30 days.", always=True)
+    teach(agent, "listed", "Ship by sea.", description="how we ship")
+    teach(agent, "bare", "Never rush.")
+    prompt = await prompt_after(agent, openrouter_api, "hello")
+    assert "Refund within 30 days." in prompt
+    assert "Ship by sea." not in prompt
+    folder = agent.home / "workspace/skills"
+    assert f'<skill name="listed" description="how we ship" path="{folder}/listed/SKILL.md"/>' in prompt
+    assert f'<skill name="bare" description="" path="{folder}/bare/SKILL.md"/>' in prompt
+
+
+async def test_a_session_sees_a_new_skill_once_a_tracked_file_has_changed(
+    start: Start, openrouter_api: Client
+) -> None:
+    agent = await start()
+    (agent.home / "workspace/TOOLS.md").write_text("tools")
+    await agent.say("hello")
+    teach(agent, "late", "Refund within 30 days.", always=True)
+    assert "30 days" not in await prompt_after(agent, openrouter_api, "again")
+    (agent.home / "workspace/TOOLS.md").touch()
+    assert "30 days" in await prompt_after(agent, openrouter_api, "and again")
+    assert await agent.say("!sh ls skills") == "late\n[exit 0]"
+
+
+async def test_a_new_session_sees_a_new_skill(start: Start, openrouter_api: Client) -> None:
+    agent = await start()
+    await agent.say("hello")
+    teach(agent, "late", "Refund within 30 days.", always=True)
+    await agent.say("/new")
+    assert "30 days" in await prompt_after(agent, openrouter_api, "again")
+
+
+# ---- MCP ----
+
+SERVER = """
+import json, os, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked["method"] == "initialize":
+        result = {"protocolVersion": asked["params"]["protocolVersion"], "capabilities": {"tools": {}}}
+    elif asked["method"] == "tools/list":
+        result = {"tools": [{"name": "env", "description": "d", "inputSchema": {"type": "object"}}]}
+    elif asked["method"] == "tools/call":
+        if asked["params"]["arguments"].get("end"):
+            break
+        result = {"content": [{"type": "text", "text": " ".join(sorted(os.environ))}]}
+    else:
+        continue
+    print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+"""
+
+
+async def test_tools_of_a_server_are_offered_and_called(start: Start, openrouter_api: Client) -> None:
+    server = {"command": sys.executable, "args": ["-c", SERVER], "env": {"TOOL_KEY": "k"}}
+    agent = await start({"mcp_servers": {"side": server}}, SECRET="not for tools")
+    await openrouter_api.post("/_sim/call", json={"name": "mcp_side_env", "arguments": {}})
+    assert (await agent.say("hello")).split() == ["TOOL:", "LC_CTYPE", "PATH", "TOOL_KEY"]
+    first, second = await llm_requests(openrouter_api)
+    assert "mcp_side_env" in [tool["function"]["name"] for tool in first["tools"]]
+    assert [message["role"] for message in second["messages"][-3:]] == ["user", "assistant", "tool"]
+
+
+async def test_a_server_that_ends_is_not_started_again(start: Start, openrouter_api: Client) -> None:
+    server = {"command": sys.executable, "args": ["-c", SERVER]}
+    agent = await start({"mcp_servers": {"side": server, "lost": {"command": "/nowhere"}}})
+    for arguments in ({"end": True}, {}):
+        await openrouter_api.post("/_sim/call", json={"name": "mcp_side_env", "arguments": arguments})
+        assert await agent.say("hello") == "TOOL: Error: error.BrokenPipe"
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.clawdeploy.fleet.plugins.lookup.server_env import NAMES
 
 from tools import role_tables
@@ -52,11 +54,27 @@ def test_env_example_names_exactly_the_server_wide_settings_in_order(root: Path)
     assert [line.partition("=")[0] for line in lines if line and not line.startswith("#")] == list(NAMES)
 
 
-def test_example_inventory_sets_only_settings_that_exist(root: Path) -> None:
+@pytest.mark.parametrize("name", ["example/{}/main.yml", "example/{}/vault.yml.example", "local/{}/main.yml"])
+def test_inventories_set_only_settings_that_exist(root: Path, name: str) -> None:
     known = {name for role in ROLES for name in role_tables.load_spec(role).get("options") or {}}
-    folder = root / "inventory/example/group_vars/vps"
-    for name in ("main.yml", "vault.yml.example"):
-        text = (folder / name).read_text()
-        # Settings offered in comments count too.
-        offered = set(re.findall(r"^(?:# )?([a-z]\w*):(?= |$)", text, flags=re.MULTILINE))
-        assert offered - known == set(), name
+    text = (root / "inventory" / name.format("group_vars/vps")).read_text()
+    # Settings offered in comments count too.
+    offered = set(re.findall(r"^(?:# )?([a-z]\w*):(?= |$)", text, flags=re.MULTILINE))
+    assert offered - known == set()
+
+
+def test_uninstall_knows_every_package_that_a_role_installs(root: Path) -> None:
+    def variables(role: str) -> dict[str, Any]:
+        path = root / "roles" / role / "vars/main.yml"
+        return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+
+    known = set(variables("uninstall")["__uninstall_packages"])
+    installed = set()
+    for role in ROLES:
+        for name, value in variables(role).items():
+            if name.endswith("_packages") and role != "uninstall":
+                # A list, or the lists in a template.
+                lists = re.findall(r"(?<!\w)\[('[^\[\]]*')\]", value) if isinstance(value, str) else []
+                installed |= set(re.findall("'([^']+)'", " ".join(lists)) if lists else value)
+    assert {"docker.io", "haproxy", "python3-venv"} <= installed
+    assert installed - known == set()

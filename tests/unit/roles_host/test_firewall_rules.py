@@ -45,6 +45,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"firewall_tcp_ports": [], "firewall_udp_ports": []},
     {"firewall_confined_users": []},
     {"__firewall_ssh_ports": [22, 2222]},
+    {"firewall_bots_only": True},
 ]
 
 
@@ -264,6 +265,53 @@ def test_open_https_connections_of_one_ipv6_network_are_bounded(net: Network) ->
         assert net.internet.hold(40, f"tcp:{HOST6}:443") == 20
     finally:
         net.host.load(render())
+
+
+@pytest.fixture
+def bots_only(net: Network) -> Iterator[Network]:
+    """The network whose host is somebody's own machine."""
+    net.host.load(render(firewall_bots_only=True))
+    yield net
+    net.host.load(render())
+
+
+def test_own_machine_keeps_all_ports_of_its_own(bots_only: Network) -> None:
+    targets = [
+        f"{protocol}:{address}:{port}"
+        for protocol in ("tcp", "udp")
+        for address in (HOST, HOST6)
+        for port in HOST_PORTS
+    ]
+    assert bots_only.internet.probe(*targets) == dict.fromkeys(targets, "open")
+
+
+def test_own_machine_keeps_the_ports_that_its_containers_publish(bots_only: Network) -> None:
+    inside, outside = f"tcp:{OTHER_CONTAINER}:{BOT_PORT}", f"tcp:{INTERNET}:443"
+    assert bots_only.internet.probe(inside) == {inside: "open"}
+    assert bots_only.stray.probe(outside, source=OTHER_CONTAINER) == {outside: "open"}
+
+
+def test_bots_of_an_own_machine_are_held_as_on_a_server(bots_only: Network) -> None:
+    opened = [f"tcp:{INTERNET}:443", f"tcp:{GATEWAY}:{GATEWAY_PORT}"]
+    closed = [
+        f"tcp:{INTERNET}:25",
+        f"tcp:{NEIGHBOUR}:{BOT_PORT}",
+        *(f"tcp:{address}:80" for address in PRIVATE),
+        *(f"tcp:{address}:{port}" for address in (BOT_HOST, HOST) for port in HOST_PORTS),
+    ]
+    assert bots_only.bot.probe(*opened, *closed) == {
+        **dict.fromkeys(opened, "open"),
+        **dict.fromkeys(closed, "refused"),
+    }
+    stray = [f"tcp:{INTERNET}:443", f"tcp:{HOST}:443", f"tcp:{BOT}:{BOT_PORT}"]
+    assert bots_only.stray.probe(*stray) == dict.fromkeys(stray, "silent")
+
+
+def test_neighbours_of_an_own_machine_reach_neither_bots_nor_the_gateway(bots_only: Network) -> None:
+    bots_only.internet.ip(f"route replace {GATEWAY} via {HOST}")
+    targets = [f"tcp:{BOT}:{BOT_PORT}", f"tcp:{GATEWAY}:{GATEWAY_PORT}"]
+    assert bots_only.internet.probe(*targets) == dict.fromkeys(targets, "silent")
+    assert bots_only.stray.probe(*targets, source=OTHER_CONTAINER) == dict.fromkeys(targets, "silent")
 
 
 CONFINED = [{"user": "nobody", "reach": "bots"}, {"user": "daemon", "reach": "internet"}]

@@ -30,6 +30,12 @@ def bookworm() -> Iterator[lab.Vps]:
     lab.down("vps12")
 
 
+@pytest.fixture(scope="module")
+def before(bookworm: lab.Vps) -> str:
+    """What was installed on it."""
+    return packages(bookworm)
+
+
 def prepare(**variables: Any) -> Run:
     return run_playbook(ROOT / "playbooks" / "prepare_host.yml", lab.INVENTORY, variables, host="vps12")
 
@@ -44,15 +50,16 @@ def packages(vps: lab.Vps) -> str:
     return vps.exec("dpkg-query", "--show")
 
 
-def test_a_host_that_is_not_prepared_is_refused(bookworm: lab.Vps, image: Image) -> None:
+def test_a_host_that_is_not_prepared_is_refused(bookworm: lab.Vps, before: str, image: Image) -> None:
     run = deploy(image)
     assert run.returncode != 0
     assert "prepare_host" in run.output
     assert run.changed == 0
 
 
-def test_a_port_that_something_else_holds_is_named_before_anything_changes(bookworm: lab.Vps) -> None:
-    before = packages(bookworm)
+def test_a_port_that_something_else_holds_is_named_before_anything_changes(
+    bookworm: lab.Vps, before: str
+) -> None:
     bookworm.exec("systemd-run", "--unit=squatter", "python3", "-m", "http.server", "443")
     bookworm.exec("sh", "-c", "until ss -ltn | grep -q ':443 '; do :; done")
     try:
@@ -64,8 +71,7 @@ def test_a_port_that_something_else_holds_is_named_before_anything_changes(bookw
     assert packages(bookworm) == before
 
 
-def test_another_system_is_refused(bookworm: lab.Vps) -> None:
-    before = packages(bookworm)
+def test_another_system_is_refused(bookworm: lab.Vps, before: str) -> None:
     release = bookworm.exec("cat", "/usr/lib/os-release")
     try:
         bookworm.exec("sh", "-c", f"printf '%s\\n' {UBUNTU} >/usr/lib/os-release")
@@ -133,3 +139,19 @@ async def test_without_a_domain_bots_share_one_sandboxed_origin(
             assert response.headers["X-Content-Type-Options"] == "nosniff"
         async with web.get(f"{origin}/nosuchbot/health") as response:
             assert response.status == 404
+
+
+def test_uninstalling_leaves_the_vps_as_it_was_and_open_to_its_operator(
+    bookworm: lab.Vps, before: str
+) -> None:
+    def uninstall() -> Run:
+        confirmed = {"confirm": "vps12"}
+        return run_playbook(ROOT / "playbooks" / "uninstall.yml", lab.INVENTORY, confirmed, host="vps12")
+
+    uninstall().check()
+    assert packages(bookworm) == before
+    assert bookworm.exec("find", "/", "-xdev", "-iname", "*clawdeploy*") == ""
+    assert "clawdeploy" not in bookworm.exec("systemctl", "list-units", "--all", "--no-legend")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((bookworm.host.address, 443), timeout=10)
+    assert uninstall().check().changed == 0

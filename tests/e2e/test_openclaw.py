@@ -1,8 +1,10 @@
 """The big agent: the real OpenClaw, deployed, used and looked at as its customer does."""
 
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,14 +15,17 @@ from tests.browser import NetworkChangedError, browser
 from tests.customer import TelegramUser, internet
 from tests.e2e.conftest import Bot, Deploy, clawctl, footprint, in_bot, result_of, telegram_token
 from tests.e2e.test_refusals import words
+from tests.e2e.test_skills import SECONDS, manifest, started, write_skill
 from tests.openclaw_image import build_openclaw
 from tests.playbooks import ENV_FILE, ROOT, run_playbook
 from tests.standin.build import Image
+from tests.zig_tool import build_tool
 
 TELEGRAM_ID = 7_540_000_001
 TOKEN = telegram_token(TELEGRAM_ID)
 OTHER = telegram_token(7_540_000_002)
 OWNER = 4242
+WORKSPACE = "/home/node/.openclaw/workspace"
 SCREENSHOT = ROOT / "build" / "openclaw-control-ui.png"
 # Its first answer after a start takes longest.
 FIRST_ANSWER = 60
@@ -48,6 +53,13 @@ async def model() -> AsyncIterator[None]:
         await session.post("https://openrouter.ai/_sim/say", json={"text": ANSWER})
         yield
         await session.post("https://openrouter.ai/_sim/say", json={"text": None})
+        await session.post("https://openrouter.ai/_sim/call", json={})
+
+
+async def order(what: str, **details: Any) -> None:
+    """Tell OpenRouter's simulator what the model does next."""
+    async with internet(lab.OPENROUTER_ADDRESS) as session:
+        await session.post(f"https://openrouter.ai/_sim/{what}", json=details)
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +111,34 @@ async def prompt_with(text: str) -> dict[str, Any]:
     return found[-1]
 
 
-async def ask(web: aiohttp.ClientSession, bot: Bot, text: str, **headers: str) -> tuple[int, dict[str, Any]]:
-    """One question over its HTTP API."""
+async def ask(
+    web: aiohttp.ClientSession, bot: Bot, text: str, user: str = "", **headers: str
+) -> tuple[int, dict[str, Any]]:
+    """One question over its HTTP API; those of one user are one talk."""
     question = {"model": "openclaw/default", "messages": [{"role": "user", "content": text}]}
+    question |= {"user": user} if user else {}
     async with web.post(f"{bot.url}v1/chat/completions", json=question, headers=headers) as response:
         return response.status, await response.json()
+
+
+async def use(web: aiohttp.ClientSession, bot: Bot, tool: str, **arguments: Any) -> str:
+    """What a tool of the bot's says when the model calls it."""
+    await order("call", name=tool, arguments=arguments)
+    _, answer = await ask(web, bot, f"use {tool}", "pupil", **bot.authorization)
+    said = str(answer["choices"][0]["message"]["content"])
+    assert said.startswith("TOOL: "), f"the model is not offered {tool}: {said}"
+    return said.removeprefix("TOOL: ")
+
+
+async def told(web: aiohttp.ClientSession, bot: Bot, what: str, there: bool) -> str:
+    """The system prompt of a talk's next message, or of one of the next, with or without `what` in it."""
+    for number in range(10):
+        text = f"message {number}: is {what} {there}?"
+        await ask(web, bot, text, "pupil", **bot.authorization)
+        prompt = str((await prompt_with(text))["messages"][0]["content"])
+        if (what in prompt) is there:
+            return prompt
+    raise AssertionError(f"{what} is {'not ' if there else ''}in the prompt: {prompt}")
 
 
 async def test_it_answers_over_https_with_the_gateway_token_before_anybody_owns_it(
@@ -129,21 +164,35 @@ async def test_strangers_reach_nothing_but_its_health(claw: Bot, web: aiohttp.Cl
             assert response.status == 404, path
 
 
-@pytest.mark.parametrize("good", [True, False])
-async def test_its_websocket_checks_the_gateway_token_itself(
-    claw: Bot, web: aiohttp.ClientSession, good: bool
-) -> None:
-    hello = {
+def hello(bot: Bot) -> dict[str, Any]:
+    """What a program says first over its WebSocket."""
+    return {
         "minProtocol": 4,
         "maxProtocol": 4,
         "client": {"id": "cli", "version": "1.0.0", "platform": "linux", "mode": "cli"},
         "role": "operator",
         "scopes": ["operator.read"],
-        "auth": {"token": claw.card["gateway_token"] if good else "cg_guessed"},
+        "auth": {"token": bot.card["gateway_token"]},
     }
+
+
+async def request(socket: aiohttp.ClientWebSocketResponse, method: str, **params: Any) -> dict[str, Any]:
+    """Ask something over its WebSocket, where events arrive in between."""
+    await socket.send_json({"type": "req", "id": method, "method": method, "params": params})
+    while (answer := await socket.receive_json(timeout=20)).get("id") != method:
+        pass
+    assert answer["ok"], answer
+    return dict(answer["payload"])
+
+
+@pytest.mark.parametrize("good", [True, False])
+async def test_its_websocket_checks_the_gateway_token_itself(
+    claw: Bot, web: aiohttp.ClientSession, good: bool
+) -> None:
+    params = hello(claw) if good else hello(claw) | {"auth": {"token": "cg_guessed"}}
     async with web.ws_connect(f"{claw.url}") as socket:
         assert (await socket.receive_json())["event"] == "connect.challenge"
-        await socket.send_json({"type": "req", "id": "1", "method": "connect", "params": hello})
+        await socket.send_json({"type": "req", "id": "1", "method": "connect", "params": params})
         answer = await socket.receive_json()
     if good:
         assert answer["payload"]["type"] == "hello-ok", answer
@@ -183,9 +232,10 @@ async def test_its_model_is_called_through_our_gateway_and_gets_no_shell(claw: B
     body = await prompt_with("hello from the web")
     assert body["model"] == ENV_FILE["OPENROUTER_MODEL"]
     tools = {tool["function"]["name"] for tool in body.get("tools", [])}
-    assert tools.isdisjoint({"exec", "process", "read", "write", "edit", "apply_patch", "gateway", "cron"})
+    assert tools.isdisjoint({"exec", "process", "write", "edit", "apply_patch", "gateway", "cron"})
+    assert "<available_skills>" not in body["messages"][0]["content"]
     # Every question sends all of this again.
-    assert len(json.dumps(body)) < 30_000
+    assert len(json.dumps(body)) < 25_000
 
 
 async def test_the_owner_claims_it_through_the_link_and_strangers_get_no_answer(
@@ -258,16 +308,85 @@ async def test_without_money_it_says_so_and_goes_on_after_a_top_up_without_a_res
     assert vps.exec(*started) == before
 
 
-async def test_it_comes_back_with_its_memory_after_a_kill_and_an_upgrade(
-    vps: lab.Vps, claw: Bot, deploy_openclaw: Deploy
+async def test_it_learns_a_skill_that_it_reads_goes_back_and_forgets_while_its_talks_go_on(
+    vps: lab.Vps, claw: Bot, web: aiohttp.ClientSession
+) -> None:
+    before = started(vps, claw)
+    first = write_skill(vps, "returns", "1.0", "Take it back within THIRTY days.")
+    second = write_skill(vps, "returns", "1.1", "Take it back within SIXTY days.")
+    place = f"{WORKSPACE}/skills/returns/SKILL.md"
+    async with web.ws_connect(f"{claw.url}") as socket:
+        assert (await request(socket, "connect", **hello(claw)))["type"] == "hello-ok"
+        await told(web, claw, "<available_skills>", there=False)
+        began = time.monotonic()
+        assert clawctl(vps, "skills", "add", "claw", first)["changed"]
+        assert time.monotonic() - began < SECONDS
+        prompt = await told(web, claw, "<name>returns</name>", there=True)
+        assert "<description>About returns</description>" in prompt
+        assert prompt.count("<skill>") == 1  # none of those that the agent brings along
+        assert "THIRTY" in await use(web, claw, "read", path=place)
+        clawctl(vps, "skills", "add", "claw", second)
+        assert "SIXTY" in await use(web, claw, "read", path=place)
+        clawctl(vps, "skills", "rollback", "claw", "returns")
+        assert "THIRTY" in await use(web, claw, "read", path=place)
+        assert in_bot(vps, claw, f"echo x >> {place}")[0] != 0
+        clawctl(vps, "skills", "remove", "claw", "returns")
+        await told(web, claw, "<available_skills>", there=False)
+        assert (await request(socket, "health"))["ok"]
+    assert started(vps, claw) == before
+
+
+async def test_whatever_its_model_wants_it_reads_and_sends_nothing_from_outside_of_its_workspace(
+    vps: lab.Vps, claw: Bot, web: aiohttp.ClientSession
+) -> None:
+    secrets = "/run/claw-secrets/secrets.json"
+    links = f"ln -sfn {secrets} {WORKSPACE}/link.md && ln -sfn /proc/self {WORKSPACE}/self"
+    assert in_bot(vps, claw, links)[0] == 0
+    for path in (
+        *(secrets, f"../../../../{secrets}", f"{WORKSPACE}/../../../../{secrets}", f"file://{secrets}"),
+        *("/proc/self/environ", "../state/openclaw.sqlite", "/etc/openclaw/openclaw.json"),
+        *("link.md", "self/environ"),
+    ):
+        said = json.loads(await use(web, claw, "read", path=path))
+        assert (path, said["status"]) == (path, "error")
+        assert "escapes sandbox root" in said["error"]
+    for tool in ("exec", "write"):
+        said = json.loads(await use(web, claw, "tool_call", id=tool, args={"path": "x", "command": "id"}))
+        assert f"Unknown tool id: {tool}" in said["error"]
+    await order("say", text=f"Here they are.\nMEDIA:{secrets}")
+    async with TelegramUser(TELEGRAM_ID, OWNER, "owner") as owner:
+        await owner.write("send me your keys")
+        assert "secrets.json: Delivery failed" in await owner.read(wait=30)
+
+
+async def test_it_comes_back_with_its_memory_and_more_abilities_after_a_kill_and_an_upgrade(
+    vps: lab.Vps, claw: Bot, deploy_openclaw: Deploy, tmp_path: Path
 ) -> None:
     vps.exec("docker", "kill", "--signal", "KILL", claw.container)
-    run = deploy_openclaw("--diff", bot_env={"TZ": "Europe/Berlin"}).check()
+    (tmp_path / "SKILL.md").write_text(manifest("tables", "1.0", "Use table_stats for tables."))
+    tool = {"path": str(build_tool()), "args": [WORKSPACE]}
+    run = deploy_openclaw(
+        "--diff", bot_env={"TZ": "Europe/Berlin"}, tools=[tool], skills=[str(tmp_path)]
+    ).check()
     assert f"container of {claw.id}: replace" in run.output
     async with TelegramUser(TELEGRAM_ID, OWNER, "owner") as owner:
         await owner.write("what was the word?")
         assert await owner.read(wait=FIRST_ANSWER) == ANSWER
-    assert "hippogriff" in json.dumps((await prompt_with("what was the word?"))["messages"])
+    body = await prompt_with("what was the word?")
+    assert "hippogriff" in json.dumps(body["messages"])
+    assert "<name>tables</name>" in body["messages"][0]["content"]
+
+
+async def test_its_native_tool_is_offered_to_the_model_and_works_in_the_hardened_container(
+    vps: lab.Vps, claw: Bot, web: aiohttp.ClientSession
+) -> None:
+    assert in_bot(vps, claw, f"printf 'price\\n2\\n4\\n' > {WORKSPACE}/sales.csv")[0] == 0
+    report = json.loads(await use(web, claw, "table-stats__table_stats", path="sales.csv"))
+    assert report["columns"][0]["mean"] == 3
+    assert in_bot(vps, claw, "touch /opt/tools/more")[0] != 0
+    tell = "grep -q ^/opt/tools/ $p/cmdline && grep -hE 'CapEff|NoNewPrivs' $p/status"
+    found = in_bot(vps, claw, f"for p in /proc/[0-9]*; do {tell}; done")[1].split()
+    assert found[:4] == ["CapEff:", "0000000000000000", "NoNewPrivs:", "1"]
 
 
 def test_a_host_without_memory_for_it_refuses_it(

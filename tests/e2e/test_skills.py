@@ -161,7 +161,6 @@ def test_a_bad_skill_or_tool_is_refused_before_anything_is_changed(
         ({"skills": [str(tmp_path)]}, "link is no plain file"),
         ({"skills": ["lost@1.0"]}, "the library has no skill"),
         ({"tools": ["/bin/ls"]}, "is no static program"),
-        ({"skills": ["faq"], "agent": "openclaw"}, "skills: agent openclaw"),
     ):
         run = deploy(token=NOBODY, owner="4242", **options)
         assert (run.returncode != 0, run.changed) == (True, 0)

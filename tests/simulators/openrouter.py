@@ -22,8 +22,8 @@ Control endpoints (no key needed):
   `nano` is nano-dollars, rounded up once per generation, `user` the request's.
 * `POST /_sim/latency` `{"first": seconds before the answer, "chunk": seconds between pieces}`.
 * `POST /_sim/say` `{"text"}`: what all answers are from now on (null: the echo again).
-* `POST /_sim/call` `{"name", "arguments"}`: the next answer (not streaming) is a call of that tool, if the
-  request offers it; the one after that repeats what the tool said (`TOOL: <its result>`).
+* `POST /_sim/call` `{"name", "arguments"}`: the next answer is a call of that tool, if the request offers it;
+  the one after that repeats what the tool said (`TOOL: <its result>`).
 * `GET /_sim/requests?count=N&wait=S&contains=TEXT`: the recorded chat requests (with a good key and a
   valid body), waiting up to S seconds for N of them.
 * `POST /_sim/revoke` `{"key"}` and `POST /_sim/reset` (forgets requests, failures, latency, revocations
@@ -36,6 +36,7 @@ import re
 import secrets
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
@@ -142,6 +143,15 @@ class State:
                     self.failures.remove(failure)
                 return failure
         return None
+
+    def take_call(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the tool call ordered, if this request offers that tool; it is ordered once."""
+        offered = [tool["function"]["name"] for tool in body.get("tools") or []]
+        if not self.call or self.call["name"] not in offered:
+            return None
+        call, self.call = self.call, None
+        function = {"name": call["name"], "arguments": json.dumps(call.get("arguments", {}))}
+        return {"id": f"call_{secrets.token_hex(8)}", "type": "function", "function": function}
 
 
 STATE = web.AppKey("state", State)
@@ -408,12 +418,8 @@ async def whole(
         answer, cost = "", Decimal(0)
         usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"], "cost": 0.0}
     choice["message"] = {"role": "assistant", "content": answer, "refusal": None}
-    offered = [tool["function"]["name"] for tool in body.get("tools") or []]
-    if state.call and state.call["name"] in offered:
-        call, state.call = state.call, None
-        function = {"name": call["name"], "arguments": json.dumps(call.get("arguments", {}))}
-        calls = [{"id": f"call_{secrets.token_hex(8)}", "type": "function", "function": function}]
-        choice["message"] |= {"content": None, "tool_calls": calls}
+    if call := state.take_call(body):
+        choice["message"] |= {"content": None, "tool_calls": [call]}
         choice |= {"finish_reason": "tool_calls", "native_finish_reason": "tool_calls"}
     settle(state, key, body, identity, usage, cost, choice["finish_reason"])
     result = {
@@ -442,6 +448,14 @@ def reported(usage: dict[str, Any], failure: Failure | None) -> dict[str, Any]:
     return {"usage": usage | {"cost": None} if failure and failure.kind == "no_cost" else usage}
 
 
+def call_parts(call: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A tool call as a stream tells it: which tool, then its arguments in pieces."""
+    name, arguments = call["function"]["name"], call["function"]["arguments"]
+    yield {**call, "function": {"name": name, "arguments": ""}}
+    for at in range(0, len(arguments), PIECE):
+        yield {"function": {"arguments": arguments[at : at + PIECE]}}
+
+
 async def stream(
     request: web.Request, key: str, body: dict[str, Any], identity: str, failure: Failure | None
 ) -> web.StreamResponse:
@@ -464,8 +478,9 @@ async def stream(
     async def send(**fields: Any) -> None:
         await response.write(b"data: " + json.dumps(head | fields).encode() + b"\n\n")
 
-    def choice(text: str, finish: str | None = None) -> dict[str, Any]:
-        return {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": finish}
+    def choice(text: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
+        delta = {"role": "assistant", "content": text, **more}
+        return {"index": 0, "delta": delta, "finish_reason": finish}
 
     try:
         await response.prepare(request)
@@ -475,6 +490,10 @@ async def stream(
             await asyncio.sleep(min(remaining, KEEP_ALIVE_SECONDS))
             remaining -= KEEP_ALIVE_SECONDS
             await response.write(KEEP_ALIVE)
+        if call := state.take_call(body):
+            answer, reason = "", "tool_calls"
+            for part in call_parts(call):
+                await send(choices=[choice("", tool_calls=[{"index": 0, **part}])])
         pieces = [answer[at : at + PIECE] for at in range(0, len(answer), PIECE)]
         for number, piece in enumerate(pieces):
             if broken and failure and number == failure.after:

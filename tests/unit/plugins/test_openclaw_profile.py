@@ -96,6 +96,8 @@ def test_it_may_write_to_its_state_and_tmp_alone(evaluate: Evaluate) -> None:
         state: False,
         container["env"]["OPENCLAW_CONFIG_PATH"]: True,
         "/run/claw-secrets/secrets.json": True,
+        f"{state}/workspace/skills": True,
+        "/opt/tools": True,
     }
     assert container["env"]["XDG_CACHE_HOME"].startswith(f"{state}/")
     assert container["env"]["OPENCLAW_CONFIG_READONLY"] == "1"
@@ -202,10 +204,50 @@ def test_it_asks_its_model_nothing_while_nobody_talks_to_it(evaluate: Evaluate) 
 
 def test_it_has_no_shell(evaluate: Evaluate) -> None:
     found = config(evaluate)
-    assert {"group:runtime", "group:fs", "group:automation", "gateway"} <= set(found["tools"]["deny"])
+    denied = {"group:runtime", "group:automation", "gateway", "write", "edit", "apply_patch"}
+    assert denied <= set(found["tools"]["deny"])
     assert found["tools"]["exec"]["security"] == "deny"
     assert found["tools"]["elevated"]["enabled"] is False
     assert found["gateway"]["terminal"]["enabled"] is False
+
+
+def test_it_reads_its_skills_and_no_file_outside_of_its_workspace(
+    evaluate: Evaluate, profile: dict[str, Any]
+) -> None:
+    tools = config(evaluate)["tools"]
+    assert "read" in tools["alsoAllow"]
+    assert tools["fs"] == {"workspaceOnly": True}
+    shelf = next(mount for mount in spec(evaluate)["mounts"] if mount["source"].endswith("/skills"))
+    assert shelf["target"].startswith(f"{profile['env']['OPENCLAW_STATE_DIR']}/workspace/")
+    assert spec(evaluate)["skills"] == {"source": "skills"}
+
+
+def test_what_it_ships_for_people_at_its_command_line_is_not_among_its_skills(evaluate: Evaluate) -> None:
+    assert spec(evaluate)["env"]["OPENCLAW_BUNDLED_SKILLS_DIR"].startswith("/nonexistent/")
+
+
+def test_the_users_programs_are_servers_whose_tools_the_model_sees(evaluate: Evaluate) -> None:
+    program = {"name": "table-stats", "sha256": "b" * 64, "args": ["/data"], "env": {"A": "b"}}
+    found = config(evaluate, tools=[program])
+    assert found["mcp"]["servers"] == {
+        "table-stats": {
+            "command": "/opt/tools/table-stats-bbbbbbbbbbbb",
+            "args": ["/data"],
+            "env": {"A": "b"},
+            "connectionTimeoutMs": 10_000,
+        }
+    }
+    assert found["tools"]["toolSearch"] is False
+
+
+def test_without_programs_of_the_users_it_keeps_its_messages_short(evaluate: Evaluate) -> None:
+    found = config(evaluate)
+    assert found["mcp"]["servers"] == {}
+    assert found["tools"]["toolSearch"] == {"mode": "tools"}
+
+
+def test_programs_end_with_the_talks_that_they_belong_to(evaluate: Evaluate) -> None:
+    assert 0 < config(evaluate)["mcp"]["sessionIdleTtlMs"] <= 60_000
 
 
 def test_it_calls_nobody_but_its_model_and_telegram(evaluate: Evaluate) -> None:
@@ -269,15 +311,3 @@ def test_an_owner_is_refused_whom_the_agent_cannot_know(
     problem = evaluate("__bot_owner_problem", asked=asked, __bot_look={"bots": []})
     assert bool(problem) is refused
     assert (f"{agent} knows people on Telegram by their number" in problem) is refused
-
-
-@pytest.mark.parametrize(
-    ("given", "complaint"), [("skills", "skills: agent openclaw"), ("tools", "tools: agent openclaw")]
-)
-def test_what_the_agent_has_no_use_for_is_refused(evaluate: Evaluate, given: str, complaint: str) -> None:
-    asked = {"agent": "openclaw", "telegram_id": 1, "skills": None, "tools": []} | {
-        given: [{"source": "faq"}]
-    }
-    assert complaint in evaluate("__bot_ability_problem", asked=asked, __bot_look={"bots": []})
-    nullclaw = asked | {"agent": "nullclaw"}
-    assert not evaluate("__bot_ability_problem", asked=nullclaw, __bot_look={"bots": []}).strip()

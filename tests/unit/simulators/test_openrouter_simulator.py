@@ -106,6 +106,25 @@ async def test_stream_ends_with_usage_in_a_chunk_without_choices(openrouter_api:
     assert last["usage"]["cost"] > 0
 
 
+async def test_ordered_tool_call_is_streamed_in_pieces_to_whoever_offers_the_tool(
+    openrouter_api: Client,
+) -> None:
+    order = {"name": "read", "arguments": {"path": "a file of some name"}}
+    await openrouter_api.post("/_sim/call", json=order)
+    other, offered = ({"tools": [{"function": {"name": name}}]} for name in ("write", "read"))
+    assert all("tool_calls" not in block for block in await events(openrouter_api, HELLO | other))
+    chunks = parsed(await events(openrouter_api, HELLO | offered))
+    choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
+    assert choices[-1]["finish_reason"] == "tool_calls"
+    (first, *rest) = [part for choice in choices for part in choice["delta"].get("tool_calls", [])]
+    assert (first["index"], first["function"]["name"]) == (0, "read")
+    assert first["id"].startswith("call_")
+    pieces = [part["function"]["arguments"] for part in rest]
+    assert len(pieces) > 1
+    assert json.loads("".join(pieces)) == order["arguments"]
+    assert all("tool_calls" not in block for block in await events(openrouter_api, HELLO | offered))
+
+
 async def test_slow_stream_is_kept_alive_by_comments(openrouter_api: Client) -> None:
     await openrouter_api.post("/_sim/latency", json={"first": 0.3})
     assert (await events(openrouter_api, HELLO)).count(": OPENROUTER PROCESSING") > 1

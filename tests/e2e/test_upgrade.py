@@ -20,7 +20,7 @@ from tests.customer import TelegramUser, internet
 from tests.e2e.conftest import Bot, Deploy, clawctl, footprint, telegram_token
 from tests.e2e.test_refusals import words
 from tests.playbooks import ROOT, Run, run_playbook
-from tests.standin.build import Image, build_image
+from tests.standin.build import REPOSITORY, Image, build_image
 
 NAMES = ("first", "second", "third")
 TOKENS = [telegram_token(7_800_000_001 + n) for n in range(len(NAMES))]
@@ -49,10 +49,19 @@ def deployed(deploy: Deploy, tmp_path_factory: pytest.TempPathFactory) -> list[B
 
 
 @pytest.fixture
-def fleet(vps: lab.Vps, deploy: Deploy, deployed: list[Bot]) -> list[Bot]:
-    """The three bots, back at release 1 whatever the test before did."""
-    if any(clawctl(vps, "show", bot.id)["image"] != release(1).tag for bot in deployed):
-        deploy(bots=[{"token": bot.token} for bot in deployed]).check()
+def now(vps: lab.Vps, deploy: Deploy, deployed: list[Bot]) -> int:
+    """The release that all three bots run, wherever the test before left the second one."""
+    tags = {bot.token: clawctl(vps, "show", bot.id)["image"] for bot in deployed}
+    number = int(tags[TOKENS[1]].removeprefix(f"{REPOSITORY}:"))
+    image = release(number)
+    if others := [{"token": token} for token, tag in tags.items() if tag != image.tag]:
+        deploy(bots=others, bot_image=image.tag, bot_image_archive=image.archive).check()
+    return number
+
+
+@pytest.fixture
+def fleet(now: int, deployed: list[Bot]) -> list[Bot]:
+    """The three bots, all at release `now`."""
     return deployed
 
 
@@ -160,19 +169,84 @@ async def remembers(web: aiohttp.ClientSession, bot: Bot, word: str) -> bool:
 
 
 def test_check_mode_says_what_would_be_upgraded_and_does_nothing(
-    vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade
+    vps: lab.Vps, fleet: list[Bot], now: int, upgrade: Upgrade
 ) -> None:
     before = footprint(vps) | {"images": sorted(vps.exec("docker", "images", "-q").split())}
-    run = upgrade(release(2), "--check", "--diff").check()
+    run = upgrade(release(now + 1), "--check", "--diff").check()
     assert run.output.count("would be upgraded") == 3
     assert run.changed > 0
     after = footprint(vps) | {"images": sorted(vps.exec("docker", "images", "-q").split())}
     assert after == before
 
 
+# Before any upgrade that succeeds: the way back from that one would be gone, and `everything` shows it.
+async def test_a_canary_that_does_not_become_healthy_ends_the_run_and_goes_back(
+    vps: lab.Vps,
+    fleet: list[Bot],
+    now: int,
+    upgrade: Upgrade,
+    web: aiohttp.ClientSession,
+    results: Callable[[], dict[str, str]],
+) -> None:
+    word = f"word-{time.time_ns()}"
+    await say(web, fleet[1], word)
+    before, running = everything(vps), images(vps, fleet)
+
+    run = await asyncio.to_thread(upgrade, release(now + 1, "sick"), canary="second-up", bot_health_timeout=8)
+    assert run.returncode != 0
+    assert "second-up was rolled back" in words(run.output)
+    assert results() == {"second": "rolled_back", "first": "pending", "third": "pending"}
+    assert "not reached" in run.output
+    assert images(vps, fleet) == running
+    assert everything(vps) == before
+    there = vps.exec("docker", "images", "--quiet", "--no-trunc")
+    assert release(now + 1, "sick").image_id not in there, "its image is of no use to anybody"
+    assert await remembers(web, fleet[1], word)
+
+
+def test_a_canary_that_dies_while_it_is_watched_goes_back(
+    vps: lab.Vps, fleet: list[Bot], now: int, upgrade: Upgrade, results: Callable[[], dict[str, str]]
+) -> None:
+    running = images(vps, fleet)
+    run = upgrade(release(now + 1, "late"), canary_seconds=15)
+    assert run.returncode != 0
+    assert "ended by itself" in words(run.output)
+    assert 'variant "late" ends here' in run.output, "its last log lines are shown"
+    assert results() == {"first": "rolled_back", "second": "pending", "third": "pending"}
+    assert images(vps, fleet) == running
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "third"), [("stop", "pending"), ("continue", "upgraded")], ids=["stop", "continue"]
+)
+def test_a_bot_that_breaks_in_the_middle_goes_back(
+    vps: lab.Vps,
+    fleet: list[Bot],
+    now: int,
+    upgrade: Upgrade,
+    results: Callable[[], dict[str, str]],
+    on_failure: str,
+    third: str,
+) -> None:
+    picky = release(now + 1, "picky")
+    running = images(vps, fleet)
+    run = upgrade(picky, on_failure=on_failure)
+    assert run.returncode != 0
+    assert results() == {"first": "upgraded", "second": "rolled_back", "third": third}
+    assert images(vps, fleet) == running | {"first": picky.image_id} | (
+        {"third": picky.image_id} if third == "upgraded" else {}
+    )
+
+    # The way back of those that were upgraded is one command.
+    back = run_playbook(ROOT / "playbooks" / "rollback_bot.yml", lab.INVENTORY, {"bot": "first-up"}).check()
+    assert back.changed == 1
+    assert images(vps, fleet)["first"] == running["first"]
+
+
 async def test_bots_are_upgraded_one_after_the_other_and_keep_all_that_is_theirs(
     vps: lab.Vps,
     fleet: list[Bot],
+    now: int,
     upgrade: Upgrade,
     deploy: Deploy,
     web: aiohttp.ClientSession,
@@ -185,10 +259,10 @@ async def test_bots_are_upgraded_one_after_the_other_and_keep_all_that_is_theirs
     await say(web, fleet[2], word)
 
     async with asking(web, fleet[2]) as gaps:
-        run = (await asyncio.to_thread(upgrade, release(2), "-vvv", "--diff")).check()
+        run = (await asyncio.to_thread(upgrade, release(now + 1), "-vvv", "--diff")).check()
     assert results() == dict.fromkeys(NAMES, "upgraded")
     assert run.output.count("TASK [clawdeploy.fleet.bot : Upgrade 1 more]") == 2
-    assert images(vps, fleet) == dict.fromkeys(NAMES, release(2).image_id)
+    assert images(vps, fleet) == dict.fromkeys(NAMES, release(now + 1).image_id)
     assert [settings_of(vps, bot) for bot in fleet] == before
     for secret in (
         SECRET,
@@ -210,72 +284,11 @@ async def test_bots_are_upgraded_one_after_the_other_and_keep_all_that_is_theirs
         assert "still mine?" in await owner.read(wait=45)
 
     # A second run finds nothing to do, and neither does a deploy that names no settings.
-    again = upgrade(release(2)).check()
+    again = upgrade(release(now + 1)).check()
     assert again.changed == 0
     assert results() == dict.fromkeys(NAMES, "unchanged")
     entries = [{"token": token, "bot_image": "", "bot_image_archive": ""} for token in TOKENS]
     assert deploy(bots=entries, bot_image="", bot_image_archive="").check().changed == 0
-
-
-async def test_a_canary_that_does_not_become_healthy_ends_the_run_and_goes_back(
-    vps: lab.Vps,
-    fleet: list[Bot],
-    upgrade: Upgrade,
-    web: aiohttp.ClientSession,
-    results: Callable[[], dict[str, str]],
-) -> None:
-    word = f"word-{time.time_ns()}"
-    await say(web, fleet[1], word)
-    before, running = everything(vps), images(vps, fleet)
-
-    run = await asyncio.to_thread(upgrade, release(2, "sick"), canary="second-up", bot_health_timeout=8)
-    assert run.returncode != 0
-    assert "second-up was rolled back" in words(run.output)
-    assert results() == {"second": "rolled_back", "first": "pending", "third": "pending"}
-    assert "not reached" in run.output
-    assert images(vps, fleet) == running
-    assert everything(vps) == before
-    there = vps.exec("docker", "images", "--quiet", "--no-trunc")
-    assert release(2, "sick").image_id not in there, "its image is of no use to anybody"
-    assert await remembers(web, fleet[1], word)
-
-
-def test_a_canary_that_dies_while_it_is_watched_goes_back(
-    vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade, results: Callable[[], dict[str, str]]
-) -> None:
-    running = images(vps, fleet)
-    run = upgrade(release(2, "late"), canary_seconds=15)
-    assert run.returncode != 0
-    assert "ended by itself" in words(run.output)
-    assert 'variant "late" ends here' in run.output, "its last log lines are shown"
-    assert results() == {"first": "rolled_back", "second": "pending", "third": "pending"}
-    assert images(vps, fleet) == running
-
-
-@pytest.mark.parametrize(
-    ("on_failure", "third"), [("stop", "pending"), ("continue", "upgraded")], ids=["stop", "continue"]
-)
-def test_a_bot_that_breaks_in_the_middle_goes_back(
-    vps: lab.Vps,
-    fleet: list[Bot],
-    upgrade: Upgrade,
-    results: Callable[[], dict[str, str]],
-    on_failure: str,
-    third: str,
-) -> None:
-    picky = release(2, "picky")
-    running = images(vps, fleet)
-    run = upgrade(picky, on_failure=on_failure)
-    assert run.returncode != 0
-    assert results() == {"first": "upgraded", "second": "rolled_back", "third": third}
-    assert images(vps, fleet) == running | {"first": picky.image_id} | (
-        {"third": picky.image_id} if third == "upgraded" else {}
-    )
-
-    # The way back of those that were upgraded is one command.
-    back = run_playbook(ROOT / "playbooks" / "rollback_bot.yml", lab.INVENTORY, {"bot": "first-up"}).check()
-    assert back.changed == 1
-    assert images(vps, fleet)["first"] == running["first"]
 
 
 def killed(vps: lab.Vps) -> None:
@@ -283,7 +296,7 @@ def killed(vps: lab.Vps) -> None:
     assert vps.ssh("pkill -9 -f '[c]lawctl upgrade'").returncode == 0
 
 
-def interrupted(vps: lab.Vps, bot: Bot, upgrade: Upgrade, interrupt: Callable[[], None]) -> None:
+def interrupted(vps: lab.Vps, bot: Bot, run: Callable[[], Run], interrupt: Callable[[], None]) -> None:
     """A run in which something happens in the middle of that bot's turn."""
     point = f"/var/lib/clawdeploy/rollbacks/{bot.id}.json"
 
@@ -295,37 +308,37 @@ def interrupted(vps: lab.Vps, bot: Bot, upgrade: Upgrade, interrupt: Callable[[]
 
     with ThreadPoolExecutor() as pool:
         watching = pool.submit(wait_and_interrupt)
-        run = upgrade(release(2))
+        done = run()
         watching.result()
-    assert run.returncode != 0
+    assert done.returncode != 0
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_was(
-    vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade, results: Callable[[], dict[str, str]]
+    vps: lab.Vps, fleet: list[Bot], now: int, upgrade: Upgrade, results: Callable[[], dict[str, str]]
 ) -> None:
     before = [settings_of(vps, bot) for bot in fleet]
-    interrupted(vps, fleet[1], upgrade, lambda: killed(vps))
-    assert clawctl(vps, "show", fleet[0].id)["image"] == release(2).tag
-    assert clawctl(vps, "show", fleet[1].id)["image"] == release(1).tag, "recorded only when healthy"
+    interrupted(vps, fleet[1], lambda: upgrade(release(now + 1)), lambda: killed(vps))
+    assert clawctl(vps, "show", fleet[0].id)["image"] == release(now + 1).tag
+    assert clawctl(vps, "show", fleet[1].id)["image"] == release(now).tag, "recorded only when healthy"
 
-    upgrade(release(2)).check()
+    upgrade(release(now + 1)).check()
     assert results() == {"first": "unchanged", "second": "upgraded", "third": "upgraded"}
-    assert images(vps, fleet) == dict.fromkeys(NAMES, release(2).image_id)
+    assert images(vps, fleet) == dict.fromkeys(NAMES, release(now + 1).image_id)
     assert [settings_of(vps, bot) for bot in fleet] == before
 
 
 def test_a_turn_that_was_cut_off_is_undone_by_reconcile(
-    vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade
+    vps: lab.Vps, fleet: list[Bot], now: int, upgrade: Upgrade
 ) -> None:
     before = settings_of(vps, fleet[1])
-    interrupted(vps, fleet[1], upgrade, lambda: killed(vps))
+    interrupted(vps, fleet[1], lambda: upgrade(release(now + 1)), lambda: killed(vps))
     assert "cut off in an upgrade" in json.dumps(clawctl(vps, "reconcile"))
-    assert images(vps, fleet)["second"] == release(1).image_id
+    assert images(vps, fleet)["second"] == release(now).image_id
     assert settings_of(vps, fleet[1]) == before
 
 
 def test_the_turn_of_a_bot_ends_in_good_order_when_the_operator_has_gone(
-    vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade, results: Callable[[], dict[str, str]]
+    vps: lab.Vps, fleet: list[Bot], now: int, upgrade: Upgrade, results: Callable[[], dict[str, str]]
 ) -> None:
     def control_c() -> None:
         (playbook,) = subprocess.run(
@@ -336,65 +349,70 @@ def test_the_turn_of_a_bot_ends_in_good_order_when_the_operator_has_gone(
         ).stdout.split()
         os.kill(int(playbook), signal.SIGINT)
 
-    interrupted(vps, fleet[1], upgrade, control_c)
+    interrupted(vps, fleet[1], lambda: upgrade(release(now + 1)), control_c)
     deadline = time.monotonic() + 60
-    while clawctl(vps, "show", fleet[1].id)["image"] != release(2).tag:
+    while clawctl(vps, "show", fleet[1].id)["image"] != release(now + 1).tag:
         assert time.monotonic() < deadline, "the second bot's turn never ended"
-    assert clawctl(vps, "show", fleet[2].id)["image"] == release(1).tag
-    upgrade(release(2)).check()
+    assert clawctl(vps, "show", fleet[2].id)["image"] == release(now).tag
+    upgrade(release(now + 1)).check()
     assert results() == {"first": "unchanged", "second": "unchanged", "third": "upgraded"}
 
 
 def test_a_suspended_bot_stays_suspended_and_is_left_for_later(
-    vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade, results: Callable[[], dict[str, str]]
+    vps: lab.Vps, fleet: list[Bot], now: int, upgrade: Upgrade, results: Callable[[], dict[str, str]]
 ) -> None:
     clawctl(vps, "suspend", fleet[0].id)
     try:
-        run = upgrade(release(2)).check()
+        run = upgrade(release(now + 1)).check()
         assert results() == {"first": "skipped", "second": "upgraded", "third": "upgraded"}
         assert "resume it, then start the upgrade again" in words(run.output)
         assert clawctl(vps, "show", fleet[0].id)["suspended"]
     finally:
         clawctl(vps, "resume", fleet[0].id)
-    assert upgrade(release(2)).check().changed > 0
+    assert upgrade(release(now + 1)).check().changed > 0
     assert results() == {"first": "upgraded", "second": "unchanged", "third": "unchanged"}
 
 
-def test_two_upgrades_at_once_leave_every_bot_whole(vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade) -> None:
+def test_two_upgrades_at_once_leave_every_bot_whole(
+    vps: lab.Vps, fleet: list[Bot], now: int, upgrade: Upgrade
+) -> None:
     with ThreadPoolExecutor() as pool:
-        runs = list(pool.map(lambda _: upgrade(release(2), result_file=""), range(2)))
+        runs = list(pool.map(lambda _: upgrade(release(now + 1), result_file=""), range(2)))
     for run in runs:
         assert run.returncode == 0 or "another upgrade is at work" in words(run.output), run.output
-    upgrade(release(2)).check()
-    assert images(vps, fleet) == dict.fromkeys(NAMES, release(2).image_id)
+    upgrade(release(now + 1)).check()
+    assert images(vps, fleet) == dict.fromkeys(NAMES, release(now + 1).image_id)
 
 
-def test_old_images_go_and_the_one_before_stays(vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade) -> None:
-    upgrade(release(2)).check()
+def test_old_images_go_and_the_one_before_stays(
+    vps: lab.Vps, fleet: list[Bot], now: int, upgrade: Upgrade
+) -> None:
+    upgrade(release(now + 1)).check()
     there = vps.exec("docker", "images", "--quiet", "--no-trunc")
-    assert release(1).image_id in there, "the way back"
-    upgrade(release(3)).check()
-    upgrade(release(4)).check()
+    assert release(now).image_id in there, "the way back"
+    upgrade(release(now + 2)).check()
+    upgrade(release(now + 3)).check()
     there = vps.exec("docker", "images", "--quiet", "--no-trunc")
-    assert release(2).image_id not in there
-    assert {release(3).image_id, release(4).image_id} <= set(there.split())
+    assert release(now + 1).image_id not in there
+    assert {release(now + 2).image_id, release(now + 3).image_id} <= set(there.split())
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"bots": "second-u"}, "bots: this host has no 'second-u'"),
-        ({"canary": "nobody"}, "canary: 'nobody' is none of the bots"),
-        ({"bot_image": "agent:latest"}, "bot_image: 'agent:latest' names no fixed version"),
-        ({"batch": "0", "on_failure": "panic"}, "on_failure: 'panic' is unknown"),
-        ({"canery": "x"}, "canary"),
-    ],
-)
+BAD_SETTINGS: dict[str, dict[str, str]] = {
+    "bots: this host has no 'second-u'": {"bots": "second-u"},
+    "canary: 'nobody' is none of the bots": {"canary": "nobody"},
+    "bot_image: 'agent:latest' names no fixed version": {"bot_image": "agent:latest"},
+    "on_failure: 'panic' is unknown": {"batch": "0", "on_failure": "panic"},
+    "canary": {"canery": "x"},
+}
+
+
 def test_bad_settings_are_refused_before_anything_is_changed(
-    vps: lab.Vps, fleet: list[Bot], upgrade: Upgrade, settings: dict[str, str], message: str
+    vps: lab.Vps, fleet: list[Bot], now: int, upgrade: Upgrade
 ) -> None:
     before = everything(vps)
-    run = upgrade(release(2), **settings)
-    assert run.returncode != 0
-    assert message in words(run.output)
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda bad: upgrade(release(now + 1), **bad), BAD_SETTINGS.values()))
+    for message, run in zip(BAD_SETTINGS, runs, strict=True):
+        assert run.returncode != 0, message
+        assert message in words(run.output)
     assert everything(vps) == before

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import loopback
 from tests.unit.edge.harness import API, Edge, Loop, edge_settings
 
 
@@ -21,23 +22,23 @@ def _site(directory: Path, loop: Loop, network: int, **settings: object) -> Site
     # HAProxy binds its sockets as root and runs as its own user, which must be able to reach them.
     edge = Edge(directory, edge_settings(directory, **settings))
     for host in (2, 3, 4, 5, 8):
-        loop.serve_bot(f"127.0.{network}.{host}", 3000)
-    loop.serve_bot(f"127.0.{network}.2", 4000)
-    reads = loop.serve_single_read(f"127.0.{network}.6", 3000)
-    edge.add_bot("alice", f"127.0.{network}.2", routes=API)
-    edge.add_bot("small", f"127.0.{network}.3", plan="small", routes=API)
-    edge.add_bot("neighbour", f"127.0.{network}.4", plan="small", routes=API)
-    edge.add_bot("narrow", f"127.0.{network}.5", plan="narrow", routes=API)
-    edge.add_bot("nully", f"127.0.{network}.6", routes={"/webhook": "3000,token"})
-    halted = edge.add_bot("halted", f"127.0.{network}.2", routes=API)
+        loop.serve_bot(loopback(network, host), 3000)
+    loop.serve_bot(loopback(network, 2), 4000)
+    reads = loop.serve_single_read(loopback(network, 6), 3000)
+    edge.add_bot("alice", loopback(network, 2), routes=API)
+    edge.add_bot("small", loopback(network, 3), plan="small", routes=API)
+    edge.add_bot("neighbour", loopback(network, 4), plan="small", routes=API)
+    edge.add_bot("narrow", loopback(network, 5), plan="narrow", routes=API)
+    edge.add_bot("nully", loopback(network, 6), routes={"/webhook": "3000,token"})
+    halted = edge.add_bot("halted", loopback(network, 2), routes=API)
     edge.maps["flags"][halted] = "suspended"
-    edge.add_bot("asleep", f"127.0.{network}.7", routes=API)
-    edge.add_bot("planless", f"127.0.{network}.2", plan="gone", routes=API)
-    homeless = edge.add_bot("homeless", f"127.0.{network}.2", routes=API)
+    edge.add_bot("asleep", loopback(network, 7), routes=API)
+    edge.add_bot("planless", loopback(network, 2), plan="gone", routes=API)
+    homeless = edge.add_bot("homeless", loopback(network, 2), routes=API)
     del edge.maps["addresses"][homeless]
     edge.add_bot(
         "ui",
-        f"127.0.{network}.8",
+        loopback(network, 8),
         routes={"/health": "3000,public"},
         prefixes={"/": "3000,agent", "/api/": "3000,token", "/api/open/": "3000,public"},
         limit=1_000_000,

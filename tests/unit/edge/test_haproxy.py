@@ -10,6 +10,7 @@ from contextlib import closing
 import aiohttp
 import pytest
 
+from tests.ports import loopback
 from tests.unit.edge.conftest import Site
 from tests.unit.edge.harness import BASE, Answer, Edge, await_condition, connects
 
@@ -17,13 +18,13 @@ from tests.unit.edge.harness import BASE, Answer, Edge, await_condition, connect
 def test_a_public_path_reaches_the_bot_of_that_name(edge: Edge) -> None:
     answer = edge.ask("alice", "/health", source="192.0.2.9")
     assert answer.status == 200
-    assert answer.json["bot"] == "127.0.71.2"
+    assert answer.json["bot"] == loopback(71, 2)
     assert answer.json["target"] == "/health"
     assert answer.json["headers"]["x-forwarded-for"] == "192.0.2.9"
 
 
 def test_upper_case_and_a_port_in_the_host_do_not_matter(edge: Edge) -> None:
-    assert edge.ask("", "/health", host="ALICE.Bots.Example.test:8443").json["bot"] == "127.0.71.2"
+    assert edge.ask("", "/health", host="ALICE.Bots.Example.test:8443").json["bot"] == loopback(71, 2)
 
 
 @pytest.mark.parametrize(
@@ -381,7 +382,7 @@ async def test_a_websocket_talks_through_with_the_token_in_the_query(edge: Edge)
         async with session.ws_connect(url + "cg_alice", headers=headers) as websocket:
             for text in ("hello", "again"):
                 await websocket.send_str(text)
-                assert await websocket.receive_str(timeout=5) == f"127.0.71.2: {text}"
+                assert await websocket.receive_str(timeout=5) == f"{loopback(71, 2)}: {text}"
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await session.ws_connect(url + "cg_wrong", headers=headers)
         assert refused.value.status == 401
@@ -438,7 +439,7 @@ def test_the_access_log_names_bot_path_and_status_but_no_query_and_no_token(edge
 def test_bots_get_no_connection_that_stays_open(edge: Edge) -> None:
     # The bot keeps connections alive when it may; the edge tells it not to and closes its own side.
     assert edge.ask("alice", "/health").json["headers"]["connection"] == "close"
-    assert connects(("127.0.71.2", 3000))
+    assert connects((loopback(71, 2), 3000))
 
 
 class TestPathMode:
@@ -449,7 +450,7 @@ class TestPathMode:
     def test_the_bots_name_is_cut_off(self, path_edge: Edge) -> None:
         answer = path_edge.ask("", "/alice/health?x=1", host=self.HOST)
         assert answer.json["target"] == "/health?x=1"
-        assert answer.json["bot"] == "127.0.72.2"
+        assert answer.json["bot"] == loopback(72, 2)
 
     @pytest.mark.parametrize(
         "target", ["/", "/alice", "/alice/", "//alice/health", "/nobody/health", "/health",

@@ -15,7 +15,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +110,12 @@ class Outcome:
 
 @dataclass
 class Stage:
-    """The whole of it; ``fly`` and ``telegram`` are the simulators' addresses."""
+    """The whole of it. ``fly``: the simulator's address; ``ordinary``: its bot is as deploy() makes it."""
 
     directory: Path
     internet: Internet
     fly: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    ordinary: bool = False
 
     def control(self, what: str, **order: Any) -> Any:
         data = json.dumps(order).encode() if order or what == "reset" else None
@@ -319,6 +319,7 @@ def staged(directory: Path) -> Iterator[Stage]:
 
 def fresh(stage: Stage) -> Stage:
     """The same stage with nothing on it."""
+    stage.ordinary = False
     stage.control("reset")
     for bot in stage.remotes():
         stage.clawctl("remote", "forget", bot["id"])

@@ -28,8 +28,8 @@ APP = f"claw-{NAME}"
 @pytest.fixture(scope="module")
 def whole_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     directory = tmp_path_factory.mktemp("fly")
-    for parent in (directory, *directory.parents[:2]):
-        parent.chmod(0o755)
+    for parent in (directory, *directory.parents[:3]):
+        parent.chmod(parent.stat().st_mode | 0o055)
     with staged(directory) as stage:
         yield stage
 
@@ -37,6 +37,15 @@ def whole_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 @pytest.fixture
 def stage(whole_stage: Stage) -> Stage:
     return fresh(whole_stage)
+
+
+@pytest.fixture
+def running(whole_stage: Stage) -> Stage:
+    """With the bot that deploy() makes: still there for the next test unless one takes it away."""
+    if not (whole_stage.ordinary and APP in whole_stage.apps):
+        assert fresh(whole_stage).deploy().code == 0
+        whole_stage.ordinary = True
+    return whole_stage
 
 
 def order(stage: Stage, method: str, path: str, **more: Any) -> None:
@@ -82,9 +91,38 @@ def test_a_token_becomes_a_bot_and_a_second_run_changes_nothing(stage: Stage) ->
     assert [call for call in stage.calls[before:] if call[0] != "GET"] == []
 
 
-def test_the_bots_key_opens_its_model_through_the_edge_and_closes_when_suspended(stage: Stage) -> None:
-    assert stage.deploy().code == 0
-    key = agent_config(stage)["models"]["providers"]["clawdeploy"]["api_key"]
+def test_the_start_script_prepares_the_volume_and_becomes_the_agent(running: Stage, tmp_path: Path) -> None:
+    config = running.apps[APP]["machines"][0]["config"]
+    assert config["init"]["exec"] == ["/bin/sh", "/etc/clawdeploy/start.sh"]
+    etc, data = tmp_path / "etc", tmp_path / "data"
+    etc.mkdir()
+    data.mkdir()
+
+    def moved(text: str) -> str:
+        return text.replace("/etc/clawdeploy", str(etc)).replace("/nullclaw-data", str(data))
+
+    for file in config["files"]:
+        content = base64.b64decode(file.get("raw_value") or running.apps[APP]["secrets"][file["secret_name"]])
+        Path(moved(file["guest_path"])).write_text(moved(content.decode()))
+    agent = tmp_path / "nullclaw"
+    agent.write_text('#!/bin/sh\necho "$@"; env\n')
+    agent.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "AGENT_CONFIG": "secret"}
+    for _ in range(2):
+        ran = subprocess.run(
+            ["/bin/sh", etc / "start.sh"], env=env, capture_output=True, text=True, check=True
+        )
+        assert ran.stdout.splitlines()[0] == "gateway --port 3000 --host 0.0.0.0"
+        assert "AGENT_CONFIG" not in ran.stdout
+        (data / "workspace/SOUL.md").write_text("what the bot made of itself")
+    assert (data / ".nullclaw/config.json").resolve() == etc / "config.json"
+    assert (data / "workspace/AGENTS.md").read_text() == (etc / "AGENTS.md").read_text()
+    assert (data / "workspace/SOUL.md").read_text() == "what the bot made of itself"
+    shutil.rmtree(etc)
+
+
+def test_the_bots_key_opens_its_model_through_the_edge_and_closes_when_suspended(running: Stage) -> None:
+    key = agent_config(running)["models"]["providers"]["clawdeploy"]["api_key"]
 
     def asked(key: str) -> str:
         url = f"https://{LLM_HOST}/api/v1/chat/completions"
@@ -95,24 +133,35 @@ def test_the_bots_key_opens_its_model_through_the_edge_and_closes_when_suspended
             "-d",
             '{"messages": [{"role": "user", "content": "hi"}]}',
         ]
-        environment = {**stage.environment(), "https_proxy": f"http://127.0.0.1:{stage.internet.port}"}
+        environment = {**running.environment(), "https_proxy": f"http://127.0.0.1:{running.internet.port}"}
         return subprocess.run(
-            ask, cwd=stage.directory, env=environment, capture_output=True, text=True
+            ask, cwd=running.directory, env=environment, capture_output=True, text=True
         ).stdout
 
     # OpenRouter is not there; that the gateway went to ask it is enough.
     assert (asked(key), asked("sk-claw-guessed")) == ("502", "401")
-    stopped = stage.play("suspend_fly", bot=NAME, reason="abuse report 4711")
+    stopped = running.play("suspend_fly", bot=NAME, reason="abuse report 4711")
     assert (stopped.code, stopped.changed) == (0, 2), stopped.output
-    (machine,) = stage.apps[APP]["machines"]
+    (machine,) = running.apps[APP]["machines"]
     assert (machine["state"], machine["cordoned"], asked(key)) == ("stopped", True, "403")
-    assert stage.play("suspend_fly", bot=NAME, reason="abuse report 4711").changed == 0
-    assert "is suspended: resume it first" in stage.deploy()
-    assert stage.play("resume_fly", bot=NAME).code == 0
-    (machine,) = stage.apps[APP]["machines"]
+    assert running.play("suspend_fly", bot=NAME, reason="abuse report 4711").changed == 0
+    assert "is suspended: resume it first" in running.deploy()
+    assert running.play("resume_fly", bot=NAME).code == 0
+    (machine,) = running.apps[APP]["machines"]
     assert (machine["state"], machine["cordoned"], asked(key)) == ("started", False, "502")
-    assert stage.play("resume_fly", bot=NAME).changed == 0
-    assert "there are: " + NAME in stage.play("resume_fly", bot="nobody")
+    assert running.play("resume_fly", bot=NAME).changed == 0
+    assert "there are: " + NAME in running.play("resume_fly", bot="nobody")
+
+
+def test_destroying_leaves_nothing_at_fly_and_no_key_here(running: Stage) -> None:
+    told = running.play("destroy_fly", "--check", "--diff", bot=NAME)
+    assert (told.code, told.changed, len(running.apps)) == (0, 2, 1), told.output
+    done = running.play("destroy_fly", bot=NAME)
+    assert (done.code, done.changed) == (0, 2), done.output
+    assert (running.apps, running.remotes()) == ({}, [])
+    keys = running.directory / "state/llm_gateway/remote_keys.json"
+    assert json.loads(keys.read_text()) == {"keys": {}}
+    assert running.play("destroy_fly", bot=NAME).changed == 0
 
 
 def test_a_bot_reached_by_http_alone_sleeps_and_the_card_says_why(stage: Stage) -> None:
@@ -217,18 +266,6 @@ def test_lost_answers_and_rate_limits_are_waited_out(stage: Stage) -> None:
     assert [len(stage.apps[APP][part]) for part in ("machines", "volumes")] == [1, 1]
 
 
-def test_destroying_leaves_nothing_at_fly_and_no_key_here(stage: Stage) -> None:
-    assert stage.deploy().code == 0
-    told = stage.play("destroy_fly", "--check", "--diff", bot=NAME)
-    assert (told.code, told.changed, len(stage.apps)) == (0, 2, 1), told.output
-    done = stage.play("destroy_fly", bot=NAME)
-    assert (done.code, done.changed) == (0, 2), done.output
-    assert (stage.apps, stage.remotes()) == ({}, [])
-    keys = stage.directory / "state/llm_gateway/remote_keys.json"
-    assert json.loads(keys.read_text()) == {"keys": {}}
-    assert stage.play("destroy_fly", bot=NAME).changed == 0
-
-
 def test_nothing_is_paid_for_while_the_model_cannot_be_reached(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,34 +364,3 @@ def test_the_steps_for_flyctl_make_the_same_configuration(stage: Stage) -> None:
     ready = json.loads((directory / "ready.json").read_text())
     assert stage.deploy(reach="http").code == 0
     assert ready == agent_config(stage)
-
-
-def test_the_start_script_prepares_the_volume_and_becomes_the_agent(stage: Stage, tmp_path: Path) -> None:
-    assert stage.deploy().code == 0
-    config = stage.apps[APP]["machines"][0]["config"]
-    assert config["init"]["exec"] == ["/bin/sh", "/etc/clawdeploy/start.sh"]
-    etc, data = tmp_path / "etc", tmp_path / "data"
-    etc.mkdir()
-    data.mkdir()
-
-    def moved(text: str) -> str:
-        return text.replace("/etc/clawdeploy", str(etc)).replace("/nullclaw-data", str(data))
-
-    for file in config["files"]:
-        content = base64.b64decode(file.get("raw_value") or stage.apps[APP]["secrets"][file["secret_name"]])
-        Path(moved(file["guest_path"])).write_text(moved(content.decode()))
-    agent = tmp_path / "nullclaw"
-    agent.write_text('#!/bin/sh\necho "$@"; env\n')
-    agent.chmod(0o755)
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "AGENT_CONFIG": "secret"}
-    for _ in range(2):
-        ran = subprocess.run(
-            ["/bin/sh", etc / "start.sh"], env=env, capture_output=True, text=True, check=True
-        )
-        assert ran.stdout.splitlines()[0] == "gateway --port 3000 --host 0.0.0.0"
-        assert "AGENT_CONFIG" not in ran.stdout
-        (data / "workspace/SOUL.md").write_text("what the bot made of itself")
-    assert (data / ".nullclaw/config.json").resolve() == etc / "config.json"
-    assert (data / "workspace/AGENTS.md").read_text() == (etc / "AGENTS.md").read_text()
-    assert (data / "workspace/SOUL.md").read_text() == "what the bot made of itself"
-    shutil.rmtree(etc)

@@ -224,10 +224,14 @@ def test_a_replaced_container_is_asked_to_end_before_it_is_made_to(
     bot_id: str, client: Any, engine: Engine
 ) -> None:
     image = f"clawdeploy-test:{bot_id}"
-    waits = "trap 'exit 7' TERM; while :; do sleep 0.1; done"
+    waits = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done"
     command = ["/bin/busybox", "sh", "-c", waits.replace("sleep", "/bin/busybox sleep")]
     spec = msgspec.convert(container_spec(image=image, command=command), ContainerSpec)
     engine.make(bot_id, spec)
+    deadline = time.monotonic() + 20
+    while engine.log_tail(bot_id) != ["ready"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     (first,) = client.containers.list(filters={"label": f"{LABEL_BOT}={bot_id}"})
     events = client.events(decode=True, filters={"container": first.id, "event": "die"})
     engine.make(bot_id, msgspec.structs.replace(spec, memory=16 << 20))

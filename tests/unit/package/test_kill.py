@@ -76,7 +76,10 @@ def test_a_frozen_bot_does_nothing_more_and_is_killed_as_it_stands(
     run_bot: Run, client: Any, engine: Engine, halter: Halter
 ) -> None:
     bot_id = run_bot(WORK)
-    time.sleep(0.3)
+    deadline = time.monotonic() + 20
+    while not engine.log_tail(bot_id):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     assert halter.freeze(bot_id)
     assert not halter.freeze(bot_id)
     time.sleep(0.3)  # until Docker has written down what was said before

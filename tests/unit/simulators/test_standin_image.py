@@ -79,7 +79,7 @@ def container(tmp_path: Path) -> Iterator[Any]:
     (tmp_path / "data").chmod(0o777)  # a bot's own uid owns it on a real host
     image = build.build_image()
     client = docker.from_env()
-    present = any(known.id == image.image_id for known in client.images.list())
+    present = any(known["Id"] == image.image_id for known in client.api.images())
     client.images.load(Path(image.archive).read_bytes())
     container = client.containers.run(
         image.image_id,

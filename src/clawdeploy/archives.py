@@ -5,6 +5,7 @@ Only plain files of a harmless name come out of it, so there is nothing that an 
 
 import bz2
 import gzip
+import hashlib
 import io
 import lzma
 import os
@@ -197,6 +198,15 @@ def _of_zip(rules: Rules, source: str, archive: zipfile.ZipFile) -> Iterator[Ent
             raise rules.refuse(source, "it is encrypted")
         mode |= 0 if stat.S_IFMT(mode) else stat.S_IFREG
         yield Entry(member.orig_filename, mode, member.file_size, partial(read, member))
+
+
+def checksum(files: Mapping[str, File]) -> str:
+    """SHA-256 (hex) over paths, contents and which files are executable."""
+    whole = hashlib.sha256()
+    for path, file in sorted(files.items()):
+        head = f"{path}\0{'x' if file.executable else '-'}\0{len(file.content)}\0"
+        whole.update(head.encode() + file.content)
+    return whole.hexdigest()
 
 
 # --- written out ------------------------------------------------------------------------------------

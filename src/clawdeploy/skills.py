@@ -6,7 +6,6 @@ All of it lies on the bot's own disk, beside the one directory that the bot can 
 import base64
 import binascii
 import errno
-import hashlib
 import re
 import shutil
 import stat
@@ -23,6 +22,7 @@ from clawdeploy import events
 from clawdeploy.archives import (
     File,
     Rules,
+    checksum,
     files_at,
     files_in,
     make_directory,
@@ -135,15 +135,6 @@ def _front_matter(source: str, content: bytes) -> Mapping[str, Any]:
             source, f"{MANIFEST} must be UTF-8 text that begins with ---, name: and description:, ---"
         )
     return known
-
-
-def checksum(files: Mapping[str, File]) -> str:
-    """SHA-256 (hex) over paths, contents and which files are executable."""
-    whole = hashlib.sha256()
-    for path, file in sorted(files.items()):
-        head = f"{path}\0{'x' if file.executable else '-'}\0{len(file.content)}\0"
-        whole.update(head.encode() + file.content)
-    return whole.hexdigest()
 
 
 # --- on disk ----------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ bench-ops: setup ## Measure the kill switch; figures in build/bench/ops.json
 
 verify-host: setup ## Look whether the hosts of the inventory are well, kernel's figures included
 	@ansible-playbook playbooks/verify_host.yml
+
 bench-zig-tool: setup ## Measure the native tool; figures in build/bench/zig_tool.json
 	@$(PY) -m tests.bench.zig_tool
 

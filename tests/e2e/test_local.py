@@ -270,6 +270,20 @@ def test_a_second_run_changes_nothing(machine: Machine, card: dict[str, Any]) ->
     assert machine.playbook("prepare_host").check().changed == 0
 
 
+def test_uninstalling_spares_a_docker_that_others_use(
+    machine: Machine, card: dict[str, Any], image: Image
+) -> None:
+    machine.vps.exec("docker", "create", "--name=of-others", image.tag)
+    try:
+        run = machine.playbook("uninstall", "-e", "confirm=localhost")
+    finally:
+        machine.vps.exec("docker", "rm", "of-others")
+    assert run.returncode != 0
+    assert "others use it now: of-others." in run.output
+    assert run.changed == 0
+    assert "LOCAL: hello" in ask(machine, card, "hello", "--insecure")
+
+
 def test_uninstalling_asks_first_and_then_leaves_the_machine_as_it_was(
     machine: Machine, before: dict[str, list[str]], card: dict[str, Any]
 ) -> None:

@@ -70,7 +70,8 @@ def gather(source: str, patterns: Collection[str]) -> bytes:
                     )
                 tar.addfile(entry, content)
     except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{source} is no directory and no archive that can be read ({error})") from None
+        why = str(error).partition("\n")[0].rstrip(":")  # then comes what each way of packing says to it
+        raise ValueError(f"{source} is no directory and no archive that can be read ({why})") from None
     return output.getvalue()
 
 

@@ -8,12 +8,14 @@ import os
 import sqlite3
 import subprocess
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,11 +23,12 @@ from clawdeploy import backup
 from clawdeploy.archives import Entry, plain_files
 from clawdeploy.cli import Machine
 from clawdeploy.containers import ContainerSpec, MountSpec
+from clawdeploy.engine import Engine as RealEngine
 from clawdeploy.errors import ClawError
 from clawdeploy.host import Paths
 from clawdeploy.memories import RULES, ImportRules, _choose, _flattened
 from clawdeploy.storage import HomeRequest, Homes
-from tests.standin.build import build_binary
+from tests.standin.build import build_binary, build_image
 
 from .conftest import Engine, container_spec, wanted
 from .harness import ask, declared, run
@@ -501,3 +504,61 @@ def test_a_database_that_does_harm_ends_by_itself(tmp_path: Path) -> None:
 
 def test_limits_leave_room_in_a_small_bot() -> None:
     assert RULES.most_bytes * 4 <= 64 << 20
+
+
+# --- in a real container ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def profile() -> dict[str, Any]:
+    """What the role knows of the agent that the stand-in stands for."""
+    path = Path(__file__).parents[3] / "roles/bot/vars/nullclaw.yml"
+    found: dict[str, Any] = yaml.safe_load(path.read_text())["__bot_nullclaw"]
+    return found
+
+
+@pytest.fixture
+def standin(client: Any) -> Iterator[str]:
+    """Id of the stand-in's image, which Docker has."""
+    image = build_image()
+    present = any(known.id == image.image_id for known in client.images.list())
+    client.images.load(Path(image.archive).read_bytes())
+    yield image.image_id
+    if not present:
+        client.images.remove(image.image_id, force=True)
+
+
+@pytest.mark.docker
+def test_the_agents_own_command_does_it_in_a_container_like_the_bots(
+    machine: Machine, homes: Homes, elder: Path, profile: dict[str, Any], standin: str
+) -> None:
+    brain(elder / "brain.db")
+    (bot,) = declared(machine, wanted(2, name="heir"))
+    config = json.dumps({"memory": {"backend": "sqlite"}})
+    home = {
+        "id": bot["id"],
+        "uid": bot["uid"],
+        "disk_size": 32 << 20,
+        "directories": profile["directories"],
+        "files": [{"path": "config/config.json", "content": config, "mode": "0400"}],
+    }
+    homes.apply([msgspec.convert(home, HomeRequest)])
+    root = homes.mount_point(bot["id"])
+    container = container_spec(
+        image=standin,
+        command=profile["command"],
+        env=profile["env"],
+        user=f"{bot['uid']}:{bot['uid']}",
+        mounts=[mount | {"source": f"{root}/{mount['source']}"} for mount in profile["mounts"]],
+        tmpfs=profile["tmpfs"],
+    )
+    real = replace(machine, engine=RealEngine)
+    imports = {"elder": profile["imports"]["openclaw"]}
+    answer = ask(real, "memories", "apply", request=taking(container=container, imports=imports))
+    assert answer["bots"][0]["facts"]["notes"] == 4
+    assert sorted(remembered(root / "data/workspace").values()) == sorted(
+        ["Talked about tariffs", "closed on Mondays", "hippogriff", "mandrake"]
+    )
+    assert (root / "data/workspace/memory.db").stat().st_uid == bot["uid"]
+    assert (root / "data/workspace/USER.md").read_bytes() == NOTES["USER.md"]
+    assert (root / "config/config.json").read_text() == config

@@ -70,6 +70,9 @@ options:
       tools:
         description: Programs of the user that speak MCP, as a whole; as text. Kept if not given.
         type: json
+      migrate_from:
+        description: Id or name of the bot whose memory it takes over. What is kept of that one is left to it.
+        type: str
       interface:
         description: Whether people open the bot in a browser (V(ui)) or only programs talk to it (V(api)).
         type: str
@@ -200,6 +203,7 @@ BOT = {
     # As text: every part of a dictionary would be blotted out wherever else it appears.
     "bot_config": {"type": "json", "no_log": True},
     "tools": {"type": "json", "no_log": True},
+    "migrate_from": {"type": "str"},
     "interface": {"type": "str", "choices": ["api", "ui"], "required": True},
     "llm_refusal": {"type": "str", "choices": ["message", "error"], "default": "error"},
     "image": {"type": "str", "required": True},

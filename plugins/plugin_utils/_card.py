@@ -42,6 +42,14 @@ def _claim(bot: Mapping[str, Any]) -> str:
     return f"its link was shown before (valid until {claim['expires']}); a new one, on the host: {again}"
 
 
+def _memories(bot: Mapping[str, Any]) -> str:
+    """What it was given to know; empty if nothing."""
+    known = bot.get("memories")
+    if not known:
+        return ""
+    return f"{known['notes']} notes of {known['label']} ({known['agent']}), from {len(known['files'])} files"
+
+
 def _steps(bot: Mapping[str, Any], support: str) -> list[str]:
     claim = bot["claim"]
     steps = []
@@ -66,6 +74,7 @@ def _card(bot: Mapping[str, Any], support: str) -> list[str]:
         ("Balance", _account(bot)),
         ("Telegram", _access(bot)),
         ("Claim", _claim(bot)),
+        ("Memory", _memories(bot)),
         ("Support", support),
     ]
     lines = [f"{name + ':':<15}{value}" for name, value in rows if value]
@@ -79,6 +88,8 @@ def _list(bots: Sequence[Mapping[str, Any]], support: str) -> list[str]:
     for bot in bots:
         lines += ["", f"{bot['label']} (@{bot['telegram_username']})  {bot['url']}"]
         lines.append(f"  token: {bot['gateway_token'] or KEPT}")
+        if known := _memories(bot):
+            lines.append(f"  memory: {known}")
         if claim := _claim(bot):
             lines.append(f"  claim: {claim}")
     return [*lines, *(["", f"Questions: {support}"] if support else [])]

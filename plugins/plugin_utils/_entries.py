@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._memories import read_source
 from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._names import suggest, unknown_names
 from ansible_collections.clawdeploy.fleet.plugins.plugin_utils._skills import read_skill, read_tool
 
@@ -27,6 +28,7 @@ OPTIONS = (
     "rotate_gateway_token",
     "skills",
     "tools",
+    "migrate_from",
 )
 
 # Telegram: "123456:ABC-DEF1234ghIkl-zyx57W2v1u123ew11" (https://core.telegram.org/bots/api#authorizing-your-bot)
@@ -152,6 +154,13 @@ def _boolean(value: Any) -> bool:
         raise SettingError(f"{value!r} is neither true nor false") from None
 
 
+def _source(value: Any) -> str:
+    try:
+        return read_source(read_text(value))
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+
+
 def _each(read: Callable[[Any], dict[str, Any]], key: str) -> Callable[[Any], list[dict[str, Any]]]:
     """Reads a list whose elements all have another ``key``."""
 
@@ -186,6 +195,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "rotate_gateway_token": _boolean,
     "skills": _each(read_skill, "source"),
     "tools": _each(read_tool, "name"),
+    "migrate_from": _source,
 }
 _ABSENT: dict[str, Any] = {"rotate_gateway_token": False}
 

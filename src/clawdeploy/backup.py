@@ -250,7 +250,7 @@ def _copy_bot(machine: "Machine", bot: Bot, url: str, place: Path, now: int) -> 
         raise ClawError("not_deployed", "its secrets or its container are not known: deploy it again first.")
     account = _account(machine, bot.id)
     began = time.monotonic()
-    with _standing_still(machine, bot.id, place):
+    with standing_still(machine, bot.id, place):
         done = subprocess.run(
             ["cp", "--archive", "--one-file-system", "--reflink=auto", f"{home}/.", str(place / HOME)],
             capture_output=True,
@@ -287,7 +287,7 @@ def _account(machine: "Machine", bot_id: str) -> Account | None:
 
 
 @contextmanager
-def _standing_still(machine: "Machine", bot_id: str, place: Path) -> Iterator[None]:
+def standing_still(machine: "Machine", bot_id: str, place: Path) -> Iterator[None]:
     """The bot's processes do nothing meanwhile; a mark on the disk outlives us if we are killed.
 
     The host's lock is free, so that a bot can be suspended or destroyed at any time.

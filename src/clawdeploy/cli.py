@@ -17,6 +17,7 @@ from clawdeploy import allocation, claims, verbs, version
 from clawdeploy.cli_backup import backup_verbs
 from clawdeploy.cli_doctor import doctor, trial
 from clawdeploy.cli_login import login
+from clawdeploy.cli_memories import memories
 from clawdeploy.cli_money import money_verbs
 from clawdeploy.cli_ops import cells, gauge, ops_verbs, suspended
 from clawdeploy.cli_remote import remote
@@ -57,7 +58,8 @@ def main() -> None:
     """
 
 
-_added = (*money_verbs, *ops_verbs, *backup_verbs, *upgrade_verbs, doctor, login, remote, skills, watch)
+_groups = (doctor, login, memories, remote, skills, watch)
+_added = (*money_verbs, *ops_verbs, *backup_verbs, *upgrade_verbs, *_groups)
 for added_verb in _added:
     main.add_command(added_verb)
 watch.add_command(trial)

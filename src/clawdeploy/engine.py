@@ -11,16 +11,18 @@ from http.client import NOT_FOUND
 from typing import Any
 
 import docker
+import msgspec
 from docker.errors import APIError, DockerException, NotFound
 from docker.types import IPAMConfig, IPAMPool, Mount, Ulimit
 from docker.utils import version_gte
 from requests import RequestException
 
-from clawdeploy.containers import ALIVE, ContainerSpec, NetworkSpec, container_name
+from clawdeploy.containers import ALIVE, ContainerSpec, MountSpec, NetworkSpec, container_name
 from clawdeploy.errors import ClawError
 
 LABEL_BOT = "clawdeploy.bot"
 LABEL_SPEC = "clawdeploy.spec"
+LABEL_ONCE = "clawdeploy.once"
 _STOP_SECONDS = 10
 _EX_CONFIG = 78
 # Docker 25 brought health checks' start_interval (https://docs.docker.com/reference/api/engine/version-history/).
@@ -169,6 +171,36 @@ class Engine:
             api.start(name)
         except DockerException as error:
             raise ClawError("container_failed", f"container {name} cannot be started: {error}") from None
+
+    def once(
+        self, bot_id: str, spec: ContainerSpec, command: Sequence[str], mount: MountSpec, seconds: int
+    ) -> tuple[int, str]:
+        """Run a command in a container like the bot's, with one mount more and without any network, and
+        remove that container; the command's exit code, and all that it said.
+
+        ClawError("container_failed") if it cannot be run, or has not ended after so many seconds.
+        """
+        name, api = f"{container_name(bot_id)}-once", self._docker.api
+        config = self._config(
+            bot_id, msgspec.structs.replace(spec, command=tuple(command), mounts=(*spec.mounts, mount))
+        )
+        config["Labels"] = {LABEL_ONCE: bot_id}
+        config["Healthcheck"] = {"Test": ["NONE"]}
+        config["HostConfig"] |= {"NetworkMode": "none", "RestartPolicy": {"Name": "no"}}
+        del config["NetworkingConfig"]
+        try:
+            with suppress(NotFound):
+                api.remove_container(name, force=True, v=True)
+            api.create_container_from_config(config, name)
+            try:
+                api.start(name)
+                code = int(api.wait(name, timeout=seconds)["StatusCode"])
+                said: bytes = api.logs(name)
+            finally:
+                api.remove_container(name, force=True, v=True)
+        except (DockerException, RequestException) as error:
+            raise ClawError("container_failed", f"container {name} did not do its work: {error}") from None
+        return code, said.decode(errors="replace")
 
     def start(self, bot_id: str) -> None:
         """Start the bot's container as it is, or let it go on if it is paused.
@@ -405,11 +437,12 @@ class Engine:
     def remove(self, bot_id: str) -> None:
         """Remove container and network; what is gone already is fine."""
         try:
-            for container in self._docker.containers.list(
-                all=True, ignore_removed=True, filters={"label": f"{LABEL_BOT}={bot_id}"}
-            ):
-                with suppress(NotFound):
-                    container.remove(force=True, v=True)
+            for label in (LABEL_BOT, LABEL_ONCE):
+                for container in self._docker.containers.list(
+                    all=True, ignore_removed=True, filters={"label": f"{label}={bot_id}"}
+                ):
+                    with suppress(NotFound):
+                        container.remove(force=True, v=True)
             named = [  # the engine's filter matches parts of a name
                 network
                 for network in self._docker.networks.list(names=[network_name(bot_id)])

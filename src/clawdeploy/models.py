@@ -157,7 +157,8 @@ class BotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """What one bot should be. ``None`` means: as it is, or the default for a new one.
 
     bot_env, bot_config and tools are what its user set of environment, configuration and programs, each as a
-    whole.
+    whole. migrate_from: the bot (id or name) whose memory it takes over, so that what is kept of that one is
+    left to it.
     """
 
     telegram_id: Annotated[int, Meta(ge=1)]
@@ -176,6 +177,7 @@ class BotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     bot_env: dict[str, str] | None = None
     bot_config: dict[str, Any] | None = None
     tools: tuple[Tool, ...] | None = None
+    migrate_from: str | None = None
 
     @property
     def called(self) -> str:

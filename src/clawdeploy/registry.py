@@ -86,7 +86,14 @@ def _review_one(
         yield from _review_name(wanted, wanted.name, bot, bots, host)
     if bot is None:
         return
-    if bot.agent != wanted.agent:
+    if bot.agent != wanted.agent and wanted.migrate_from in (bot.id, bot.name):
+        yield (
+            "agent_change",
+            f"{called} still runs agent {bot.agent}, and a token is for one bot: take that one away but keep "
+            f"what it knows (`clawctl destroy --keep-data {bot.label}`), then deploy again with "
+            f"migrate_from={bot.id}.",
+        )
+    elif bot.agent != wanted.agent:
         yield (
             "agent_change",
             f"{called} runs agent {bot.agent}, not {wanted.agent}: destroy it first "
@@ -131,18 +138,20 @@ def _review_duplicates(request: DeclareRequest) -> Iterator[Problem]:
             yield "name_twice", f"bot_name {name!r} appears {count} times in this batch."
 
 
-def _review_kept(request: DeclareRequest, kept: Sequence[Kept]) -> list[Problem]:
-    """A disk is of use only to the agent that wrote it."""
-    agents = {wanted.telegram_id: wanted.agent for wanted in request.bots}
-    return [
-        (
+def _review_kept(request: DeclareRequest, bots: Sequence[Bot], kept: Sequence[Kept]) -> Iterator[Problem]:
+    """A disk is of use only to the agent that wrote it, or to one that takes over what is on it."""
+    known = {bot.telegram_id for bot in bots}
+    asked = {wanted.telegram_id: wanted for wanted in request.bots if wanted.telegram_id not in known}
+    for one in kept:
+        wanted = asked.get(one.telegram_id)
+        if wanted is None or wanted.agent == one.agent or wanted.migrate_from in (one.id, one.label):
+            continue
+        yield (
             "agent_change",
-            f"the kept data of @{one.telegram_username} is {one.agent}'s, not {agents[one.telegram_id]}'s: "
-            f"remove it first (`clawctl destroy --purge {one.id}`).",
+            f"the kept data of @{one.telegram_username} is {one.agent}'s, not {wanted.agent}'s: remove it "
+            f"first (`clawctl destroy --purge {one.id}`), or, if {wanted.agent} can, take over what it knew "
+            f"(migrate_from={one.id}).",
         )
-        for one in kept
-        if agents.get(one.telegram_id, one.agent) != one.agent
-    ]
 
 
 def _review_remotes(request: DeclareRequest, remotes: Sequence[Remote]) -> Iterator[Problem]:
@@ -506,7 +515,7 @@ class Registry:
         problems = review(
             request, bots, self.host, self.store.certificate_names(), free_bytes(self.paths), now
         )
-        problems += _review_kept(request, self.store.kept())
+        problems += _review_kept(request, bots, self.store.kept())
         problems += _review_remotes(request, self.store.remotes())
         if problems:
             raise ClawError.several(problems)
@@ -525,16 +534,19 @@ class Registry:
 
     def _decide(self, request: DeclareRequest, bots: Sequence[Bot], now: int) -> list[Decision]:
         known = {bot.telegram_id: bot for bot in bots}
-        kept = {one.telegram_id: one for one in self.store.kept()}
+        agents = {wanted.telegram_id: wanted.agent for wanted in request.bots}
+        left = self.store.kept()
+        # Another agent's data stays what it is: whoever takes over what is on it is a new bot.
+        kept = {one.telegram_id: one for one in left if agents.get(one.telegram_id) == one.agent}
         taken = (
             {bot.id for bot in bots}
             | {bot.label for bot in bots}
             | {one.id for one in self.store.remotes()}
             | {b.name for b in request.bots if b.name}
-            | {one.id for one in kept.values()}
+            | {one.id for one in left}
         )
         added = [wanted for wanted in request.bots if wanted.telegram_id not in known | kept]
-        occupied = {bot.slot for bot in bots} | {one.slot for one in kept.values()}
+        occupied = {bot.slot for bot in bots} | {one.slot for one in left}
         slots = {telegram_id: one.slot for telegram_id, one in kept.items()} | dict(
             zip(
                 (wanted.telegram_id for wanted in added),

@@ -1,36 +1,34 @@
 """Skills: what an operator teaches a bot. Their checks, the host's library of them, and what each bot has.
 
-A bundle is read into memory before anything of it is written: only plain files of a harmless name come out of
-it, so there is nothing that an archive could aim at. All of it lies on the bot's own disk, beside the one
-directory that the bot can write to.
+All of it lies on the bot's own disk, beside the one directory that the bot can write to.
 """
 
 import base64
 import binascii
-import bz2
 import errno
-import gzip
-import hashlib
-import io
-import lzma
-import os
 import re
 import shutil
 import stat
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import IO, Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from clawdeploy import events
+from clawdeploy.archives import (
+    File,
+    Rules,
+    checksum,
+    files_at,
+    files_in,
+    make_directory,
+    of_directory,
+    write_files,
+)
 from clawdeploy.containers import SkillRules
 from clawdeploy.errors import ClawError
 from clawdeploy.files import write_atomic
@@ -42,29 +40,23 @@ MANIFEST = "SKILL.md"
 MOST_FILES = 200
 MOST_BYTES = 2 << 20
 MOST_MANIFEST = 128 << 10  # half of what agents read
-_MOST_UNPACKED = 8 << 20  # an archive's own headers and padding included
-_MOST_DEPTH = 6
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,31}")
 _PART = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._+@ -]{1,100}")
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?\r?\n)---[ \t]*(\r?\n|$)", re.DOTALL)
 _MOST_DESCRIPTION = 1024
-_UNPACKERS: Mapping[bytes, Callable[[IO[bytes]], Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\x00": lzma.open,
-}
-# All that Python's own modules raise for an archive that is damaged, or of a kind they do not know.
-_UNREADABLE = (
-    *(OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError),
-    *(tarfile.TarError, zipfile.BadZipFile, zipfile.LargeZipFile),
+RULES = Rules(
+    what="skill",
+    code="skill_invalid",
+    part=_PART,
+    names="of letters, digits and ._+@-",
+    most_files=MOST_FILES,
+    most_bytes=MOST_BYTES,
+    most_unpacked=8 << 20,
+    most_depth=6,
+    smaller="leave out what the agent need not read",
 )
-
-
-class File(NamedTuple):
-    content: bytes
-    executable: bool
 
 
 # --- bundles ----------------------------------------------------------------------------------------
@@ -81,138 +73,17 @@ class Bundle:
     sha256: str
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """What a directory or an archive holds at ``path``; mode with the kind in it, as in ``st_mode``."""
-
-    path: str
-    mode: int
-    size: int
-    read: Callable[[], bytes]
-
-
 def read_bundle(source: str, path: Path) -> Bundle:
     """The skill in a directory or an archive (tar, zip); ``source`` is what messages call it.
 
     ClawError("skill_invalid") with all that is wrong with it.
     """
-    if path.is_dir():
-        return _checked(source, _of_directory(path))
-    try:
-        with path.open("rb") as handle:
-            content = handle.read(_MOST_UNPACKED + 1)
-    except OSError as error:
-        raise _invalid(source, f"{path} cannot be read ({error.strerror})") from None
-    return read_archive(source, content)
+    return _described(source, _without_top(files_at(RULES, source, path)))
 
 
 def read_archive(source: str, content: bytes) -> Bundle:
     """The skill in an archive's bytes; see ``read_bundle``."""
-    try:
-        if len(content) > _MOST_UNPACKED:
-            raise _too_big(source)
-        if content.startswith(b"PK"):
-            return _checked(source, _of_zip(source, zipfile.ZipFile(io.BytesIO(content))))
-        with tarfile.open(fileobj=io.BytesIO(_unpacked(source, content)), mode="r:") as tar:
-            return _checked(source, _of_tar(tar))
-    except _UNREADABLE as error:
-        raise _invalid(source, f"it is neither a tar nor a zip archive that can be read ({error})") from None
-
-
-def _invalid(source: str, *problems: str) -> ClawError:
-    return ClawError.several([("skill_invalid", f"skill {source}: {problem}.") for problem in problems])
-
-
-def _too_big(source: str) -> ClawError:
-    return _invalid(
-        source, f"it is larger than {MOST_BYTES >> 20} MiB; leave out what the agent need not read"
-    )
-
-
-def _unpacked(source: str, content: bytes) -> bytes:
-    for magic, opened in _UNPACKERS.items():
-        if content.startswith(magic):
-            with opened(io.BytesIO(content)) as stream:
-                content = stream.read(_MOST_UNPACKED + 1)
-    if len(content) > _MOST_UNPACKED:
-        raise _too_big(source)
-    return content
-
-
-def _of_directory(root: Path) -> Iterator[_Entry]:
-    for directory, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if name != ".git")
-        for name in (*folders, *sorted(names)):
-            path = Path(directory, name)
-            found = path.lstat()
-            if not stat.S_ISDIR(found.st_mode):
-                relative = path.relative_to(root).as_posix()
-                yield _Entry(relative, found.st_mode, found.st_size, partial(_read_plain, path))
-
-
-def _read_plain(path: Path) -> bytes:
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as handle:
-        return handle.read(MOST_BYTES + 1)
-
-
-def _of_tar(tar: tarfile.TarFile) -> Iterator[_Entry]:
-    def read(member: tarfile.TarInfo) -> bytes:
-        content = tar.extractfile(member)
-        return content.read(MOST_BYTES + 1) if content else b""
-
-    for member in tar:
-        if member.isdir() or member.type == tarfile.XGLTYPE:
-            continue
-        # Whatever is no plain file (a link, a device, a sparse file) is called a device here.
-        kind = stat.S_IFREG if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else stat.S_IFBLK
-        yield _Entry(member.name, kind | member.mode & 0o7777, member.size, partial(read, member))
-
-
-def _of_zip(source: str, archive: zipfile.ZipFile) -> Iterator[_Entry]:
-    def read(member: zipfile.ZipInfo) -> bytes:
-        with archive.open(member) as content:
-            return content.read(MOST_BYTES + 1)
-
-    for member in archive.infolist():
-        mode = member.external_attr >> 16
-        if member.is_dir():
-            continue
-        if member.flag_bits & 1:
-            raise _invalid(source, "it is encrypted")
-        mode |= 0 if stat.S_IFMT(mode) else stat.S_IFREG
-        yield _Entry(member.orig_filename, mode, member.file_size, partial(read, member))
-
-
-def _checked(source: str, entries: Iterable[_Entry]) -> Bundle:
-    files, problems, size = dict[str, File](), list[str](), 0
-    for entry in entries:
-        path = entry.path.removeprefix("./")
-        parts, shown = path.split("/"), path[:80]
-        size += max(entry.size, 0)
-        if len(files) + len(problems) >= MOST_FILES:
-            raise _invalid(source, f"it has more than {MOST_FILES} files")
-        if size > MOST_BYTES:
-            raise _too_big(source)
-        if not all(_PART.fullmatch(part) for part in parts) or len(parts) > _MOST_DEPTH + 1:
-            problems.append(
-                f"{shown!r} is no name for a file: it must be relative, without .., of letters, digits and "
-                f"._+@- and at most {_MOST_DEPTH} directories deep"
-            )
-        elif not stat.S_ISREG(entry.mode):
-            problems.append(f"{shown} is no plain file: links, devices and pipes are refused")
-        elif entry.mode & (stat.S_ISUID | stat.S_ISGID):
-            problems.append(f"{shown} is setuid or setgid")
-        elif path in files:
-            problems.append(f"{shown} is in it twice")
-        else:
-            content = entry.read()
-            size += max(len(content) - entry.size, 0)
-            files[path] = File(content, bool(entry.mode & 0o111))
-    if size > MOST_BYTES:
-        raise _too_big(source)
-    if problems:
-        raise _invalid(source, *problems)
-    return _described(source, _without_top(files))
+    return _described(source, _without_top(files_in(RULES, source, content)))
 
 
 def _without_top(files: dict[str, File]) -> dict[str, File]:
@@ -227,9 +98,9 @@ def _without_top(files: dict[str, File]) -> dict[str, File]:
 def _described(source: str, files: Mapping[str, File]) -> Bundle:
     for path in files:
         if any(other.startswith(f"{path}/") for other in files):
-            raise _invalid(source, f"{path} is both a file and a directory")
+            raise RULES.refuse(source, f"{path} is both a file and a directory")
     if MANIFEST not in files:
-        raise _invalid(source, f"{MANIFEST} is missing at its top")
+        raise RULES.refuse(source, f"{MANIFEST} is missing at its top")
     known = _front_matter(source, files[MANIFEST].content)
     digest = checksum(files)
     name, description = known.get("name"), known.get("description")
@@ -244,7 +115,7 @@ def _described(source: str, files: Mapping[str, File]) -> Bundle:
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         problems.append(f"its version in {MANIFEST} must be at most 32 letters, digits and .+_-")
     if problems:
-        raise _invalid(source, *problems)
+        raise RULES.refuse(source, *problems)
     return Bundle(str(name), str(version), str(description).strip(), files, digest)
 
 
@@ -252,7 +123,7 @@ def _front_matter(source: str, content: bytes) -> Mapping[str, Any]:
     import yaml  # every verb of clawctl would wait for it
 
     if len(content) > MOST_MANIFEST:
-        raise _invalid(source, f"{MANIFEST} is larger than {MOST_MANIFEST >> 10} KiB")
+        raise RULES.refuse(source, f"{MANIFEST} is larger than {MOST_MANIFEST >> 10} KiB")
     try:
         found = _FRONT_MATTER.match(content.decode())
         # BaseLoader makes text of everything: 1.10 is a version, and no number.
@@ -260,38 +131,13 @@ def _front_matter(source: str, content: bytes) -> Mapping[str, Any]:
     except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError):
         known = None
     if not isinstance(known, dict):
-        raise _invalid(
+        raise RULES.refuse(
             source, f"{MANIFEST} must be UTF-8 text that begins with ---, name: and description:, ---"
         )
     return known
 
 
-def checksum(files: Mapping[str, File]) -> str:
-    """SHA-256 (hex) over paths, contents and which files are executable."""
-    whole = hashlib.sha256()
-    for path, file in sorted(files.items()):
-        head = f"{path}\0{'x' if file.executable else '-'}\0{len(file.content)}\0"
-        whole.update(head.encode() + file.content)
-    return whole.hexdigest()
-
-
 # --- on disk ----------------------------------------------------------------------------------------
-
-
-def _write(root: Path, files: Mapping[str, File]) -> None:
-    """The files below a new directory ``root``, for everybody to read and nobody but root to change."""
-    _make(root)
-    for path, file in files.items():
-        for parent in reversed(Path(path).parents[:-1]):
-            _make(root / parent)
-        target = root / path
-        target.write_bytes(file.content)
-        target.chmod(0o755 if file.executable else 0o644)
-
-
-def _make(directory: Path) -> None:
-    directory.mkdir(exist_ok=True)
-    directory.chmod(0o755)
 
 
 def _drop(directory: Path) -> None:
@@ -302,7 +148,7 @@ def _drop(directory: Path) -> None:
 def _read(root: Path) -> dict[str, File]:
     return {
         entry.path: File(entry.read(), bool(entry.mode & 0o111))
-        for entry in _of_directory(root)
+        for entry in of_directory(root)
         if stat.S_ISREG(entry.mode)
     }
 
@@ -326,8 +172,8 @@ class Library:
         fresh = place.with_name(f".{bundle.version}.new")
         shutil.rmtree(fresh, ignore_errors=True)
         for directory in (self.root, place.parent):
-            _make(directory)
-        _write(fresh, bundle.files)
+            make_directory(directory)
+        write_files(fresh, bundle.files)
         fresh.rename(place)
         return True
 
@@ -421,7 +267,7 @@ class Shelf:
             if not same:
                 _drop(kept)
                 if place.is_dir():
-                    _make(self._kept)
+                    make_directory(self._kept)
                     place.rename(kept)
             _drop(place)
             fresh.rename(place)
@@ -463,7 +309,7 @@ class Shelf:
         fresh = self._root / "skills.new"
         try:
             _drop(fresh)
-            _write(fresh, self._dressed(bundle))
+            write_files(fresh, self._dressed(bundle))
             yield fresh
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -641,7 +487,7 @@ def _of(registry: Registry, wanted: WantedSkill) -> Bundle:
     try:
         return read_archive(wanted.source, base64.b64decode(wanted.archive, validate=True))
     except binascii.Error:
-        raise _invalid(wanted.source, "it arrived damaged") from None
+        raise RULES.refuse(wanted.source, "it arrived damaged") from None
 
 
 def _named(sources: Sequence[str], bundles: Mapping[str, Bundle]) -> dict[str, str]:

@@ -242,6 +242,13 @@ def destroy(
     if kept is not None and not any(reference in (bot.id, bot.name) for bot in registry.bots()):
         return _purge(registry, homes, ledger, kept, keep_data)
     bot = registry.find(reference)
+    earlier = next((one for one in registry.store.kept() if one.telegram_id == bot.telegram_id), None)
+    if keep_data and earlier is not None:
+        raise ClawError(
+            "data_exists",
+            f"data of an earlier bot of @{bot.telegram_username} is kept, and there is room for one: remove "
+            f"that first (`clawctl destroy --purge {earlier.id}`).",
+        )
     statement = _statement(ledger, bot.id)
     others = [other for other in registry.bots() if other.id != bot.id]
     edge.sync(registry.paths, registry.host, others, registry.internal_tokens())

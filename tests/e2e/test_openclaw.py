@@ -1,6 +1,8 @@
 """The big agent: the real OpenClaw, deployed, used and looked at as its customer does."""
 
+import base64
 import json
+import shlex
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -415,3 +417,87 @@ def test_an_owner_that_it_cannot_know_is_refused(vps: lab.Vps, claw: Bot, deploy
     assert run.returncode != 0
     assert "knows people on Telegram by their number, not by a name such as @alice" in words(run.output)
     assert footprint(vps) == before
+
+
+# --- moving on to the small agent ---
+
+NOTES = {
+    "MEMORY.md": "# Memory\n\n- **Favourite beast**: hippocampus\n- The shop is closed on Mondays.\n",
+    "memory/2026-11-20.md": "Ann asked about tariffs for basilisks.\n",
+    "USER.md": "# User\n\nCall her Ann, never Anna.\n",
+}
+WORKSPACE = "/home/node/.openclaw/workspace"
+
+
+@pytest.fixture(scope="module")
+def notes(vps: lab.Vps, claw: Bot) -> None:
+    """What the bot has written down, as it does with its own tools where it is given them."""
+    for path, text in NOTES.items():
+        command = f"mkdir -p {WORKSPACE}/memory && printf %s {shlex.quote(text)} > {WORKSPACE}/{path}"
+        assert in_bot(vps, claw, command)[0] == 0
+
+
+async def knows(web: aiohttp.ClientSession, bot: Bot) -> str:
+    """What the model is sent when the bot is asked about a thing that only the other one was told."""
+    question = {"message": "which beast was it"}
+    async with web.post(f"{bot.url}webhook", json=question, headers=bot.authorization) as response:
+        assert (await response.json())["response"] == ANSWER
+    return json.dumps((await prompt_with("which beast was it"))["messages"])
+
+
+@pytest.mark.usefixtures("notes")
+async def test_a_new_bot_knows_what_is_in_a_backup_that_it_made_itself(
+    vps: lab.Vps, web: aiohttp.ClientSession, claw: Bot, deploy: Deploy, tmp_path: Path
+) -> None:
+    make = "node /app/openclaw.mjs backup create --output /tmp/backup >&2 && base64 -w 0 /tmp/backup/*.tar.gz"
+    made = vps.ssh(f"docker exec {claw.container} sh -c 'mkdir -p /tmp/backup && {make}'")
+    assert made.returncode == 0, made.stderr
+    archive, result = tmp_path / "export.tar.gz", tmp_path / "bot.json"
+    archive.write_bytes(base64.b64decode(made.stdout))
+    run = deploy(token=OTHER, bot_name="heir", migrate_from=str(archive), result_file=str(result)).check()
+    assert "3 notes of export.tar.gz (openclaw), from 3 files" in words(run.output)
+    heir = Bot(OTHER, result_of(result))
+    said = await knows(web, heir)
+    assert "Favourite beast: hippocampus" in said
+    assert "Call her Ann, never Anna." in said
+    # Nothing but that came with it, and nothing is left of how it came.
+    home = f"/var/lib/clawdeploy/bots/{heir.id}"
+    assert vps.ssh(f"grep -rlF -e {TOKEN} -e openclaw.json {home}").stdout == ""
+    assert vps.ssh(f"ls {home} | grep memories").stdout.split() == ["memories.json"]
+    vps.exec("clawctl", "destroy", "--yes", "heir")
+
+
+@pytest.mark.usefixtures("notes")
+async def test_its_customer_moves_on_with_the_same_token(
+    vps: lab.Vps, web: aiohttp.ClientSession, claw: Bot, deploy: Deploy, tmp_path: Path
+) -> None:
+    before, result = footprint(vps), tmp_path / "bot.json"
+    wanted = {
+        "token": TOKEN,
+        "agent": "nullclaw",
+        "bot_name": "claw",
+        "migrate_from": claw.id,
+        "owner": str(OWNER),
+    }
+    run = deploy(**wanted)
+    assert run.returncode != 0
+    assert "`clawctl destroy --keep-data claw`), then deploy again with migrate_from=" in words(run.output)
+    assert footprint(vps) == before
+
+    vps.exec("clawctl", "destroy", "--yes", "--keep-data", "claw")
+    try:
+        deploy(**wanted, result_file=str(result)).check()
+        heir = Bot(TOKEN, result_of(result))
+        assert heir.url == claw.url
+        assert (heir.card["memories"]["notes"], heir.card["memories"]["label"]) == (3, "claw")
+        assert "Favourite beast: hippocampus" in await knows(web, heir)
+        async with TelegramUser(TELEGRAM_ID, OWNER, "owner") as owner:
+            await owner.write("and when is the shop closed?")
+            assert await owner.read() == ANSWER
+        assert "closed on Mondays" in json.dumps((await prompt_with("when is the shop closed"))["messages"])
+        assert deploy(**wanted).check().changed == 0
+        told = [event["kind"] for event in clawctl(vps, "events", heir.id)["events"]]
+        assert told[:2] == ["migrated", "deployed"]
+        assert [one["id"] for one in clawctl(vps, "list", "--kept")["kept"]] == [claw.id]
+    finally:
+        vps.ssh(f"clawctl destroy --yes --purge {claw.id}")

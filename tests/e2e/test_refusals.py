@@ -37,6 +37,21 @@ def words(output: str) -> str:
         pytest.param({}, "token", id="no token"),
         pytest.param({"token": FREE, "bots": [{"token": FREE}]}, "bots", id="one bot and a list of bots"),
         pytest.param({"bots": [{"token": FREE}, {"token": FREE}]}, "token", id="the same token twice"),
+        pytest.param(
+            {"token": FREE, "migrate_from": "nobody"},
+            "migrate_from nobody: this host has no other bot of that id or name",
+            id="memory of no bot",
+        ),
+        pytest.param(
+            {"token": FREE, "migrate_from": "/etc/hostname"},
+            "migrate_from: /etc/hostname is no directory and no archive",
+            id="memory in no archive",
+        ),
+        pytest.param(
+            {"token": FREE, "agent": "openclaw", "migrate_from": "nobody"},
+            "agent openclaw has no way to take over what another bot knew",
+            id="memory for an agent that takes over none",
+        ),
     ],
 )
 def test_bad_settings_are_refused_and_nothing_changes(
@@ -47,6 +62,16 @@ def test_bad_settings_are_refused_and_nothing_changes(
     assert run.returncode != 0
     assert message in words(run.output)
     assert "0" * 33 not in run.output, "a refused token is never repeated"
+    assert footprint(vps) == before
+
+
+def test_the_memory_of_a_bot_of_the_same_agent_is_refused(vps: lab.Vps, deploy: Deploy, bot: Bot) -> None:
+    before = footprint(vps)
+    run = deploy(token=FREE, migrate_from=bot.id)
+    assert run.returncode != 0
+    assert "runs nullclaw, and nullclaw takes over only what bots of these agents know: openclaw" in words(
+        run.output
+    )
     assert footprint(vps) == before
 
 

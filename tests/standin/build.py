@@ -7,7 +7,7 @@ that attacks from inside (`hostile`, hostile/hostile.c). `--release N`: the same
 Prints `{"archive", "tag", "image_id"}` as JSON; the archive is for `docker load`. Everything is deterministic
 and cached by content under build/cache/standin/.
 
-Needs gcc, libjansson-dev, libssl-dev and busybox-static.
+Needs gcc, libjansson-dev, libsqlite3-dev, libssl-dev and busybox-static.
 
 The chat message `!sh COMMAND` runs a command in the container. Its tools are Debian's busybox: there
 `wget -T` crashes (use `timeout 3 wget ...`), `nc` has no `-z` (use `nc -w 3 HOST PORT </dev/null`), and
@@ -39,7 +39,7 @@ EPOCH = "2026-01-01T00:00:00Z"
 
 COMPILE = ["gcc", "-std=gnu11", "-Os", "-Wall", "-Wextra", "-ffunction-sections", "-fdata-sections"]
 LINK = ["-static", "-Wl,--gc-sections,-s"]
-LIBRARIES = ["-ljansson", "-lssl", "-lcrypto", "-pthread"]
+LIBRARIES = ["-ljansson", "-lsqlite3", "-lm", "-lssl", "-lcrypto", "-pthread"]
 # What `setcap cap_net_raw=ep` writes (struct vfs_cap_data, revision 2).
 FILE_CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
 
@@ -87,7 +87,7 @@ def build_binary(sources: Path = SOURCES, libraries: Sequence[str] = LIBRARIES) 
             command = [*COMPILE, "-o", str(output), *files, *LINK, *libraries]
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode != 0:
-                needs = "the stand-in needs gcc, libjansson-dev and libssl-dev"
+                needs = "the stand-in needs gcc, libjansson-dev, libsqlite3-dev and libssl-dev"
                 raise RuntimeError(f"{needs}; the compiler says:\n{result.stderr}")
             keep(program, output.read_bytes(), 0o755)
     return program

@@ -15,8 +15,8 @@
 #define SHELL_OUTPUT_MAX (16 * 1024)
 
 json_t *config;
-char *state_directory, *workspace;
-static char *config_path, *completions_url, *provider, *model, *api_key;
+char *state_directory, *workspace, *config_path;
+static char *completions_url, *provider, *model, *api_key;
 static json_t *sessions; /* session -> list of {role, content} */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards sessions, model and the config file */
 
@@ -67,7 +67,7 @@ static void choose_provider(void)
     api_key = strdup(key ? key : "");
 }
 
-void agent_load(void)
+void config_load(void)
 {
     const char *home = getenv("NULLCLAW_HOME"), *user_home = getenv("HOME");
     state_directory = home ? strdup(home) : format("%s/.nullclaw", user_home ? user_home : "");
@@ -78,20 +78,25 @@ void agent_load(void)
     if (text && !config)
         say("Warning: failed to parse config.json: UnexpectedEndOfInput");
     free(text);
-    if (at(config, "default_provider"))
-        die("Config error: top-level default_provider is not supported. Set agents.defaults.model.primary instead.");
-    if (!true_at(config, "secrets.encrypt", true))
-        die("Config error: secrets.encrypt=false is not supported.");
-    choose_provider();
-
     const char *wanted = getenv("NULLCLAW_WORKSPACE");
     workspace = wanted ? strdup(wanted) : format("%s/workspace", state_directory);
     make_directories(workspace);
     if (chdir(workspace) != 0 || access(workspace, W_OK) != 0)
         die("error: Unexpected"); /* what the agent says about a workspace that is not writable */
-    /* The real one keeps an SQLite database here; what counts for a host is that chats are on this disk, readable. */
+}
+
+void agent_load(void)
+{
+    config_load();
+    if (at(config, "default_provider"))
+        die("Config error: top-level default_provider is not supported. Set agents.defaults.model.primary instead.");
+    if (!true_at(config, "secrets.encrypt", true))
+        die("Config error: secrets.encrypt=false is not supported.");
+    choose_provider();
+    /* The real one keeps talks in its SQLite database; what counts for a host is that chats are on this disk, readable. */
     mcp_start();
-    text = strcmp(text_at(config, "memory.backend", "markdown"), "sqlite") == 0 ? read_file("memory.json", 1 << 20) : NULL;
+    json_error_t error;
+    char *text = strcmp(text_at(config, "memory.backend", "markdown"), "sqlite") == 0 ? read_file("memory.json", 1 << 20) : NULL;
     sessions = text ? json_loads(text, 0, &error) : NULL;
     free(text);
     if (!json_is_object(sessions))
@@ -106,7 +111,10 @@ static json_t *message(const char *role, const char *content)
 /* What the LLM is sent of this session and one more user message; NULL if that is not UTF-8. */
 static json_t *conversation(const char *session, const char *text)
 {
-    json_t *asked = message("user", text);
+    char *recalled = memory_recall(text), *whole = format("%s%s", recalled ? recalled : "", text);
+    json_t *asked = message("user", whole);
+    free(recalled);
+    free(whole);
     if (!asked)
         return NULL;
     char *prompt = prompt_of(session);

@@ -9,7 +9,8 @@
 
 static int usage(void)
 {
-    fputs("usage: nullclaw gateway [--host HOST] [--port PORT] | agent -m MESSAGE | --version\n", stderr);
+    fputs("usage: nullclaw gateway [--host HOST] [--port PORT] | agent -m MESSAGE |\n"
+          "                migrate openclaw [--dry-run] [--source PATH] | --version\n", stderr);
     return 1;
 }
 
@@ -62,6 +63,8 @@ int main(int count, char **arguments)
     }
     if (count >= 2 && strcmp(arguments[1], "gateway") == 0)
         return serve(count - 2, arguments + 2);
+    if (count >= 2 && strcmp(arguments[1], "migrate") == 0)
+        return migrate(count - 2, arguments + 2);
     if (count == 4 && strcmp(arguments[1], "agent") == 0 && strcmp(arguments[2], "-m") == 0) {
         agent_load();
         bool ok;

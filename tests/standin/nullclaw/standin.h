@@ -53,9 +53,20 @@ extern json_t *mcp_tools;
 void mcp_start(void);
 char *mcp_call(const char *name, json_t *arguments);
 
+/* ---- memory.c ---- */
+struct sqlite3;
+struct sqlite3 *memory_open(void);                                /* NULL if it cannot be */
+char *memory_get(struct sqlite3 *db, const char *key);           /* NULL if there is no such memory */
+bool memory_store(struct sqlite3 *db, const char *key, const char *content, const char *category);
+char *memory_recall(const char *text); /* what is put before a message of that text; NULL if nothing */
+
+/* ---- migrate.c ---- */
+int migrate(int count, char **arguments);
+
 /* ---- agent.c ---- */
-extern json_t *config;
-extern char *state_directory, *workspace;
+extern json_t *config; /* NULL if there is none that can be read */
+extern char *state_directory, *workspace, *config_path;
+void config_load(void); /* and go to the workspace */
 void agent_load(void); /* ends the process like the agent if the configuration does not do */
 /* The answer to one message in a session; *ok = false if the LLM failed (the answer is then what the user is told). */
 char *agent_turn(const char *session, const char *text, bool *ok);

@@ -3,13 +3,14 @@
 import gc
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from clawdeploy.containers import ContainerSpec, LiveBot, container_name, next_action
-from clawdeploy.engine import LABEL_BOT, ContainerState, Engine, Image, network_name
+from clawdeploy.containers import ContainerSpec, LiveBot, MountSpec, container_name, next_action
+from clawdeploy.engine import LABEL_BOT, LABEL_ONCE, ContainerState, Engine, Image, network_name
 from clawdeploy.errors import ClawError
 from clawdeploy.halter import Halter
 from clawdeploy.tokens import new_bot_id
@@ -113,6 +114,33 @@ def test_a_container_gets_the_runtime_of_its_specification_and_no_other(
     assert error.value.code == "container_failed"
     engine.make(bot_id, msgspec.structs.replace(spec, runtime="runc"))
     assert client.api.inspect_container(container_name(bot_id))["HostConfig"]["Runtime"] == "runc"
+
+
+def test_a_command_runs_once_beside_the_bot_as_locked_up_as_it_is_and_without_any_network(
+    bot_id: str, client: Any, engine: Engine, tmp_path: Path
+) -> None:
+    (tmp_path / "note").write_text("remember me")
+    tmp_path.chmod(0o755)
+    spec = msgspec.convert(container_spec(image=f"clawdeploy-test:{bot_id}"), ContainerSpec)
+    mount = MountSpec(source=str(tmp_path), target="/source", read_only=True)
+
+    def once(script: str, seconds: int = 60) -> tuple[int, str]:
+        return engine.once(bot_id, spec, ("/bin/busybox", "sh", "-c", script), mount, seconds)
+
+    looks = ("cat /source/note", "id -u", "ls /sys/class/net", "grep CapEff /proc/self/status")
+    code, said = once("; ".join(f"busybox {look}" for look in looks))
+    assert code == 0
+    assert said.split() == ["remember", "me200000", "lo", "CapEff:", "0000000000000000"]
+    for place in ("/source/x", "/x"):
+        code, said = once(f"echo no > {place}")
+        assert code != 0
+        assert "Read-only file system" in said
+    assert once("echo out; echo bad >&2; exit 7")[0] == 7
+    with pytest.raises(ClawError) as error:
+        once("busybox sleep 60", seconds=1)
+    assert error.value.code == "container_failed"
+    assert client.containers.list(all=True, filters={"label": f"{LABEL_ONCE}={bot_id}"}) == []
+    assert engine.states()[bot_id].state == "created", "the bot's own is left alone"
 
 
 def test_a_container_is_made_as_specified_and_replaced_when_that_changes(

@@ -38,6 +38,7 @@ def test_a_token_is_enough() -> None:
             "rotate_gateway_token": False,
             "skills": None,
             "tools": None,
+            "migrate_from": None,
         }
     ]
 

@@ -426,7 +426,6 @@ NOTES = {
     "memory/2026-11-20.md": "Ann asked about tariffs for basilisks.\n",
     "USER.md": "# User\n\nCall her Ann, never Anna.\n",
 }
-WORKSPACE = "/home/node/.openclaw/workspace"
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.lab.internet import on_internet
+from tests.lab.pki import CA_CERT
+
 ROOT = Path(__file__).resolve().parent.parent
 OPERATOR = ROOT / "build" / "lab" / "operator"
 """The working directory of the pretended operator; its .env is the server-wide configuration."""
@@ -59,11 +62,13 @@ def run_playbook(
     variables: dict[str, Any] | None = None,
     *options: str,
     host: str = "vps1",
+    on_lab: bool = False,
     on_task: Callable[[str], None] = lambda name: None,
 ) -> Run:
     """Run `playbook` with `variables` as extra variables, handed over in a 0600 file as the docs say.
 
     Only `host` of the inventory is acted on. `on_task` is called with the name of each task as it starts.
+    `on_lab`: the operator's own machine is on the simulated internet too, and trusts its CA.
     """
     if not (OPERATOR / ".env").exists():
         write_env()
@@ -84,6 +89,9 @@ def run_playbook(
             f"--extra-vars=@{extra.name}",
             *options,
         ]
+        if on_lab:
+            command = list(on_internet(*command))
+            environment |= {"SSL_CERT_FILE": str(CA_CERT)}
         start = time.monotonic()
         lines: list[str] = []
         with subprocess.Popen(

@@ -39,8 +39,8 @@ def prepare(console: Console, vps: lab.Vps) -> None:
 
 
 def fingerprint() -> str:
-    """Hash of every file that shapes a host."""
-    digest = hashlib.sha256()
+    """Hash of every file that shapes a host, the lab's inventory with them."""
+    digest = hashlib.sha256(lab.INVENTORY.read_bytes())
     for folder in SHAPES_THE_HOST:
         for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:

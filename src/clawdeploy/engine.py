@@ -25,6 +25,7 @@ LABEL_SPEC = "clawdeploy.spec"
 LABEL_ONCE = "clawdeploy.once"
 _STOP_SECONDS = 10
 _EX_CONFIG = 78
+_KILLED = 128 + 9
 # Docker 25 brought health checks' start_interval (https://docs.docker.com/reference/api/engine/version-history/).
 _START_INTERVAL_API = "1.44"
 
@@ -61,6 +62,13 @@ class ContainerState:
     def misconfigured(self) -> bool:
         """It ended with EX_CONFIG of sysexits.h: another start with the same settings ends the same way."""
         return f"({_EX_CONFIG})" in self.status
+
+    @property
+    def killed(self) -> bool:
+        """It ended by SIGKILL, as by the kernel when memory runs out. Docker's word `OOMKilled` is not to be
+        had from a list, and false where a process below the first one was the victim.
+        """
+        return f"({_KILLED})" in self.status
 
     @property
     def alive(self) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from clawdeploy.models import Bot
 _TICK_SECONDS = 0.25
 _REQUEST_SECONDS = 15.0  # an agent that reads one request at a time may be busy with an answer
 _DEAD_TICKS = 4
+_RECENT_SECONDS = 60
 
 Probe = Callable[[], Mapping[str, ContainerState]]
 
@@ -58,7 +60,7 @@ async def wait_until_healthy(
     A bot is healthy once its container runs and its health path answers 200 at its public host name, over TLS
     on 127.0.0.1. One that is down for good is not waited for.
     """
-    started = asyncio.get_running_loop().time()
+    started, since = asyncio.get_running_loop().time(), time.time()
     watch = _Watch(engine.states)
     async with customer(host) as session:
         watching = asyncio.create_task(watch.run())
@@ -75,12 +77,13 @@ async def wait_until_healthy(
             watching.cancel()
             waiting.cancel()
             await asyncio.gather(watching, waiting, return_exceptions=True)
+    ran_out = engine.out_of_memory(since, time.time()) if any(reason for reason, _ in reasons) else {}
     return [
         Health(
             id=bot.id,
             healthy=not reason,
             seconds=round(seconds - started, 3),
-            reason=reason,
+            reason=memory_trouble(bot, ran_out[bot.id]) if reason and bot.id in ran_out else reason,
             log_tail=await asyncio.to_thread(engine.log_tail, bot.id) if reason else [],
         )
         for bot, (reason, seconds) in zip(bots, reasons, strict=True)
@@ -94,7 +97,8 @@ async def watch_containers(bots: Sequence[Bot], engine: Engine, seconds: float) 
     of them have failed.
     """
     loop, failed, bad = asyncio.get_running_loop(), dict[str, str](), dict[str, int]()
-    deadline = loop.time() + seconds
+    # It may have ended shortly before somebody looks on.
+    deadline, since = loop.time() + seconds, time.time() - _RECENT_SECONDS
     while loop.time() < deadline and len(failed) < len(bots):
         states = await asyncio.to_thread(engine.states)
         for bot in bots:
@@ -106,6 +110,9 @@ async def watch_containers(bots: Sequence[Bot], engine: Engine, seconds: float) 
             elif bad[bot.id] >= _DEAD_TICKS:
                 failed[bot.id] = trouble
         await asyncio.sleep(min(_TICK_SECONDS, max(deadline - loop.time(), 0)))
+    if failed:
+        ran_out, names = engine.out_of_memory(since, time.time()), {bot.id: bot for bot in bots}
+        failed |= {one: memory_trouble(names[one], ran_out[one]) for one in failed if one in ran_out}
     return failed
 
 
@@ -158,9 +165,22 @@ def container_trouble(bot: Bot, state: ContainerState | None) -> str:
         return f"container {name} does not exist: run deploy_bot for {bot.label} again."
     if state.running:
         return ""
+    if state.killed:
+        return (
+            f"container {name} was killed ({state.state}: {state.status}): by hand, or because memory ran "
+            f"out, its own or the host's; see `clawctl events {bot.label}` and `clawctl top`."
+        )
     return (
         f"container {name} is not up ({state.state}: {state.status}): its last log lines say why; correct "
         f"the bot's settings and run deploy_bot for {bot.label} again."
+    )
+
+
+def memory_trouble(bot: Bot, kills: int) -> str:
+    """What to say of a bot that the kernel ended so many processes of."""
+    return (
+        f"{bot.label} ran out of memory: the kernel ended {kills} of its processes. Plan {bot.plan} is too "
+        "small for it: deploy it with a larger one (`clawctl limits` shows what it has)."
     )
 
 

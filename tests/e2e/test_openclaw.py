@@ -359,6 +359,51 @@ async def test_whatever_its_model_wants_it_reads_and_sends_nothing_from_outside_
     async with TelegramUser(TELEGRAM_ID, OWNER, "owner") as owner:
         await owner.write("send me your keys")
         assert "secrets.json: Delivery failed" in await owner.read(wait=30)
+    assert in_bot(vps, claw, f"rm {WORKSPACE}/link.md {WORKSPACE}/self")[0] == 0
+
+
+def test_its_talks_are_plain_text_on_its_disk_which_only_root_can_read_and_nowhere_else_on_the_host(
+    vps: lab.Vps, claw: Bot, bots: list[Bot]
+) -> None:
+    state = "/var/lib/clawdeploy"
+    disk, home = f"{state}/disks/{claw.id}.img", f"{state}/bots/{claw.id}"
+    assert vps.exec("stat", "--format", "%U %a", disk).split() == ["root", "600"]
+    talk = f"LC_ALL=C grep -laF -e hippogriff -e '{ANSWER}'"
+    assert vps.ssh(f"sync && {talk} {disk}").stdout.split() == [disk]
+    # Whatever was written since it was deployed, wherever that is.
+    since = f"-xdev -type f -newer {state}/secrets/{claw.id}.json ! -path {disk} -exec env {talk} {{}} +"
+    assert vps.ssh(f"find {home} {since}").stdout != ""
+    assert vps.ssh(f"find / /tmp /run {state} /var/lib/docker /var/lib/containerd {since}").stdout == ""
+    assert vps.ssh(f"journalctl --no-pager | {talk}").stdout == ""
+
+    neighbour = clawctl(vps, "show", bots[0].id)["uid"]
+    for user in ("nobody", "ops", "clawdeploy-llm", "haproxy", "caddy", neighbour):
+        groups = "--clear-groups" if user == neighbour else "--init-groups"
+        reach = f"head -c 1 {disk} || ls {home}/data || find {home} -type f -exec head -c 1 {{}} +"
+        tried = vps.ssh(
+            f"setpriv --reuid={user} --regid=nogroup {groups} sh -c {shlex.quote(f'id -g; {reach}')}"
+        )
+        assert (tried.stdout, tried.returncode != 0) == ("65534\n", True), user
+
+
+def starve(vps: lab.Vps, bot: Bot) -> None:
+    """Let memory run out in a bot's container; the kernel is to end its agent, not what takes the memory."""
+    for pid in vps.exec("docker", "top", bot.container, "-eo", "pid").split()[1:]:
+        vps.ssh(f"echo 1000 > /proc/{pid}/oom_score_adj")
+    # tail keeps the whole of a line that never ends.
+    vps.exec("docker", "exec", "--detach", bot.container, "tail", "/dev/zero")
+
+
+def test_of_either_agent_it_is_told_that_memory_ran_out(vps: lab.Vps, claw: Bot, bot: Bot) -> None:
+    began = vps.exec("date", "+%s").strip()
+    for one in (claw, bot):
+        starve(vps, one)
+    for one in (claw, bot):
+        told = f"until clawctl events {one.id} | grep 'ran out of memory: the kernel ended'; do sleep 1; done"
+        assert vps.ssh(f"timeout 30 sh -c {shlex.quote(told)}").returncode == 0
+        deaths = f"docker events --since={began} --until=$(date +%s) --filter=container={one.container}"
+        shown = "--filter=event=die --format='{{.Actor.Attributes.exitCode}}'"
+        assert vps.ssh(f"{deaths} {shown}").stdout.split() == ["137"]
 
 
 async def test_it_comes_back_with_its_memory_and_more_abilities_after_a_kill_and_an_upgrade(

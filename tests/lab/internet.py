@@ -28,6 +28,7 @@ SERVERS = (
     settings.OPENROUTER_ADDRESS,
     settings.TELEGRAM_ADDRESS,
     settings.ACME_ADDRESS,
+    settings.FLY_ADDRESS,
 )
 WEBSITE_CONTAINER = "claw-website"
 WEBSITE_PORTS = ("25", "80", "443", "465", "587", "2525", "8080")
@@ -100,6 +101,15 @@ def ensure_website(image: str) -> bool:
 def website(command: str) -> str:
     """Run a shell command in the website's container, another visitor on the internet; return its output."""
     return docker("exec", WEBSITE_CONTAINER, "sh", "-c", command)
+
+
+def on_internet(*command: str) -> tuple[str, ...]:
+    """Return what runs `command` with the simulated internet's resolver, in a mount namespace of its own."""
+    settings.STATE.mkdir(parents=True, exist_ok=True)
+    resolv_conf = settings.STATE / "resolv.conf"
+    resolv_conf.write_text(f"nameserver {settings.DNS_ADDRESS}\n")
+    script = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
+    return ("unshare", "--mount", "sh", "-c", script, "sh", str(resolv_conf), *command)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import yaml
 from tests.lab import settings
 from tests.lab.settings import INVENTORY, KNOWN_HOSTS, SSH_KEY, Host
 
-# Everything that is different because the internet is simulated, in one place.
+# Everything that is different because the internet is simulated, in one place, and what tests want besides.
 LAB_VARIABLES = {
     # Bots ask this resolver; on a real VPS the default is a public one.
     "docker_dns": [settings.DNS_ADDRESS],
@@ -20,6 +20,8 @@ LAB_VARIABLES = {
     "edge_dns01_provider": "httpreq",
     "edge_dns01_environment": {"HTTPREQ_ENDPOINT": f"http://{settings.DNS_ADDRESS}"},
     "edge_dns01_resolvers": [f"{settings.DNS_ADDRESS}:53"],
+    # The door for bots at Fly.io.
+    "platform_remote_bots": True,
 }
 
 

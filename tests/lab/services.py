@@ -22,7 +22,7 @@ from tests.lab.pki import ensure_certificate
 from tests.lab.settings import LOGS, ROOT, STATE, LabError
 
 MARK = "CLAW_LAB_SERVICE"
-SIMULATORS = {"openrouter": "openrouter.ai", "telegram": "api.telegram.org"}
+SIMULATORS = {"openrouter": "openrouter.ai", "telegram": "api.telegram.org", "fly": "api.machines.dev"}
 NAMES = ("dns", "acme", *SIMULATORS)
 
 

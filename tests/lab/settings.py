@@ -26,6 +26,9 @@ OPENROUTER_ADDRESS = "198.51.100.3"
 TELEGRAM_ADDRESS = "198.51.100.4"
 ACME_ADDRESS = "198.51.100.5"
 WEBSITE_ADDRESS = "198.51.100.6"
+FLY_ADDRESS = "198.51.100.7"
+# For a machine that the simulated Fly.io says it runs.
+FLY_MACHINE_ADDRESS = "198.51.100.20"
 
 # Addresses that a bot must never reach, answered by the website's container one hop away from every VPS.
 METADATA_ADDRESS = "169.254.169.254"
@@ -72,6 +75,7 @@ HOSTS = {
 ZONE = {
     "openrouter.ai": OPENROUTER_ADDRESS,
     "api.telegram.org": TELEGRAM_ADDRESS,
+    "api.machines.dev": FLY_ADDRESS,
     "acme.example.test": ACME_ADDRESS,
     "website.example.test": WEBSITE_ADDRESS,
     **{name: host.address for host in HOSTS.values() for name in (host.domain, f"*.{host.domain}")},

@@ -51,7 +51,9 @@ def test_names_of_the_zone_have_their_address(dns_port: int, name: str, address:
     assert ask(dns_port, name) == ("NOERROR", [address])
 
 
-@pytest.mark.parametrize("name", ["mybots.example.test", "nobody.example.test", "www.telegram.org"])
+@pytest.mark.parametrize(
+    "name", ["mybots.example.test", "nobody.example.test", "www.telegram.org", "machines.dev"]
+)
 def test_other_names_below_the_zones_parents_do_not_exist(dns_port: int, name: str) -> None:
     assert ask(dns_port, name) == ("NXDOMAIN", [])
 

@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -294,6 +295,9 @@ class Engine:
             )
             for bot_id, spec in self.made.items()
         }
+
+    def out_of_memory(self, since: float, until: float) -> Counter[str]:
+        return Counter()
 
     def restart(self, bot_id: str) -> None:
         pass

@@ -1,14 +1,16 @@
 """The maps: what they hold, and how they reach files and a running HAProxy."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clawdeploy import edge
+from clawdeploy import edge, remotes
 from clawdeploy.errors import ClawError
 from clawdeploy.host import Paths
 from clawdeploy.models import Bot, Edge
@@ -16,6 +18,7 @@ from clawdeploy.models import Bot, Edge
 from .conftest import NOW, ROUTES, RunningHAProxy, make_host
 
 HOST = make_host()
+ROOT = Path(__file__).resolve().parents[3]
 PAYLOAD_LIMIT = 16384
 
 few = settings(max_examples=25, deadline=None)
@@ -121,6 +124,12 @@ def test_health_path_is_the_named_one_or_the_public_exact_one() -> None:
     assert make_bot().edge.health() == "/health"
     assert msgspec.convert({"body_limit": 1, "routes": [], "health_path": "/up"}, Edge).health() == "/up"
     assert msgspec.convert({"body_limit": 1, "routes": [ROUTES[1]]}, Edge).health() is None
+
+
+def test_a_host_without_bots_is_prepared_with_the_very_files_of_keys_that_a_sync_writes() -> None:
+    tasks = yaml.safe_load((ROOT / "roles/llm_gateway/tasks/configure.yml").read_text())
+    (begin,) = [task["ansible.builtin.copy"] for task in tasks if task["name"] == "Begin with no bots"]
+    assert begin["content"] == edge.render_llm_keys([], HOST) == remotes.render_keys([])
 
 
 # --- a real HAProxy ---------------------------------------------------------------------------------

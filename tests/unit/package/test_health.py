@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,15 @@ class Engine:
     def __init__(self, **states: ContainerState) -> None:
         self.current: Mapping[str, ContainerState] = states
         self.error: ClawError | None = None
+        self.starved = Counter[str]()
 
     def states(self) -> Mapping[str, ContainerState]:
         if self.error:
             raise self.error
         return self.current
+
+    def out_of_memory(self, since: float, until: float) -> Counter[str]:
+        return self.starved
 
     def log_tail(self, bot_id: str, lines: int = 20) -> list[str]:
         return [f"last words of {bot_id}"]
@@ -144,6 +149,22 @@ async def test_a_container_that_will_not_come_up_is_not_waited_for(
     assert result.seconds < 5
     assert status in result.reason
     assert result.log_tail == [f"last words of {BOT.id}"]
+
+
+async def test_a_container_that_was_killed_is_told_apart(host: Host, edge: Edge) -> None:
+    engine = Engine(**{BOT.id: ContainerState("restarting", "Restarting (137) 2 seconds ago")})
+    reason = (await look(host, engine, edge.port))[0].reason
+    assert "was killed (restarting: Restarting (137)" in reason
+    engine.starved[BOT.id] = 3
+    reason = (await look(host, engine, edge.port))[0].reason
+    assert reason.startswith("support ran out of memory: the kernel ended 3 of its processes. Plan small ")
+
+
+async def test_a_healthy_bot_may_have_been_short_of_memory(host: Host, edge: Edge) -> None:
+    edge.statuses["/health"] = 200
+    engine = Engine(**{BOT.id: UP})
+    engine.starved[BOT.id] = 1
+    assert (await look(host, engine, edge.port))[0].healthy
 
 
 async def test_a_container_that_fails_its_own_check_is_not_healthy(host: Host, edge: Edge) -> None:

@@ -1,5 +1,6 @@
 """Real offenders and real innocents in real containers, and the watchdog with windows of half a second."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 from clawdeploy.cli import Machine
 from clawdeploy.containers import ContainerSpec, container_name
 from clawdeploy.engine import Engine
+from clawdeploy.health import wait_until_healthy, watch_containers
 from clawdeploy.ledger_client import LedgerClient
 from clawdeploy.models import Running
 from clawdeploy.notify import Notifier
@@ -20,6 +22,7 @@ from clawdeploy.watchdog.config import Config
 from clawdeploy.watchdog.metrics import Metrics
 from clawdeploy.watchdog.sensors import Sensors
 from clawdeploy.watchdog.service import Watchdog
+from tests.ports import free_port
 
 from .conftest import RUN, RunningHAProxy, busybox_image, container_spec, wanted
 from .harness import ask, declared
@@ -163,6 +166,20 @@ def test_a_container_that_ends_for_want_of_memory_is_found_too(run_bot: Run, mac
     config = quick(machine.paths.state, oom={"hits": 2, "of": 20, "ladder": ["warn"]})
     watch(machine, config, lambda: bool(decisions(machine, hog)), 40)
     assert decisions(machine, hog) == [("warn", "oom")]
+
+
+@pytest.mark.parametrize("init", [True, False])
+def test_whoever_waits_for_a_bot_or_looks_on_is_told_that_memory_ran_out(
+    run_bot: Run, machine: Machine, init: bool
+) -> None:
+    hog = run_bot("hog", f"exec {HOG}", cpus=1.0, init=init)
+    with machine.registry() as registry:
+        bot, host = registry.find(hog), registry.host
+    with machine.engine() as engine:
+        (health,) = asyncio.run(wait_until_healthy([bot], host, engine, 2, free_port()))
+        seen = asyncio.run(watch_containers([bot], engine, 10))
+    for reason in (health.reason, seen[hog]):
+        assert reason.startswith("hog ran out of memory: the kernel ended "), reason
 
 
 def test_a_fork_bomb_is_found_at_its_limit(run_bot: Run, machine: Machine, client: Any) -> None:

@@ -15,7 +15,8 @@ options:
     description:
       - V(declared) creates or updates O(bots) and leases them to O(run_id); no other run touches them then.
       - V(released) ends all leases of O(run_id).
-      - V(absent) removes the bots O(ids) with their containers, disks and secrets.
+      - V(absent) removes the bots O(ids) and O(kept_ids) with their containers and secrets, and the disks of
+        the former.
     type: str
     choices: [declared, released, absent]
     default: declared
@@ -141,9 +142,14 @@ options:
                 type: str
                 required: true
   ids:
-    description: Ids of the bots to remove, for O(state=absent).
+    description: Ids of the bots to remove with all their data, for O(state=absent).
     type: list
     elements: str
+  kept_ids:
+    description: Ids of the bots to remove whose data is kept for a later deploy, for O(state=absent).
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = """
@@ -225,12 +231,12 @@ def asked(bot: dict[str, Any]) -> dict[str, Any]:
     return {**given(bot), **{name: json.loads(text) for name, text in texts.items() if text is not None}}
 
 
-def remove(module: AnsibleModule, ids: list[str]) -> dict[str, Any]:
+def remove(module: AnsibleModule, ids: list[str], kept_ids: list[str]) -> dict[str, Any]:
     """Remove those of the bots that are there."""
-    there = [bot["id"] for bot in call(module, "list")["bots"] if bot["id"] in ids]
+    there = [bot["id"] for bot in call(module, "list")["bots"] if bot["id"] in ids + kept_ids]
     if not module.check_mode:
         for bot in there:
-            call(module, "destroy", bot, "--yes")
+            call(module, "destroy", bot, "--keep-data" if bot in kept_ids else "--purge", "--yes")
     diff = {"before": "".join(f"{bot}\n" for bot in there), "after": ""}
     return {"changed": bool(there), "diff": diff}
 
@@ -243,6 +249,7 @@ def main() -> None:
             "run_id": {"type": "str"},
             "bots": {"type": "list", "elements": "dict", "options": BOT},
             "ids": {"type": "list", "elements": "str"},
+            "kept_ids": {"type": "list", "elements": "str", "default": []},
         },
         required_if=[
             ("state", "declared", ["run_id", "bots"]),
@@ -261,7 +268,7 @@ def main() -> None:
             request={**request, "bots": [asked(bot) for bot in module.params["bots"]]},
         )
     elif state == "absent":
-        answer = remove(module, module.params["ids"])
+        answer = remove(module, module.params["ids"], module.params["kept_ids"])
     elif not module.check_mode:
         call(module, "release", request=request)  # bookkeeping of a run, no change of the host
     module.exit_json(**{"changed": False, **answer})

@@ -240,7 +240,9 @@ def _certificate_name(name: str | None, bot: Bot | None, host: Host) -> str:
 
 @dataclass(frozen=True)
 class Decision:
-    """What declare does with one bot; ``before`` is None for a new one."""
+    """What declare does with one bot; ``before`` is None for a new one, also if it was ``restored`` from data
+    that an earlier bot of its token has left.
+    """
 
     before: Bot | None
     after: Bot
@@ -250,6 +252,7 @@ class Decision:
     claim: claims.Claim | None
     claim_state: str
     code: str | None
+    restored: bool
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -279,6 +282,7 @@ def decide(
     """
     notes: list[str] = []
     after = _row(wanted, bot, slot, taken, run_id, now)
+    restored = bot is None and left is not None
     if bot is None and left is not None:
         after = _restored(after, left, taken)
         notes.append("data restored")
@@ -330,6 +334,7 @@ def decide(
         claim=claim,
         claim_state=claim_state,
         code=code,
+        restored=restored,
         notes=notes,
     )
 
@@ -436,6 +441,7 @@ def _declared(decision: Decision, host: Host, check: bool) -> dict[str, Any]:
     return {
         **describe(decision.after, host),
         "created": decision.before is None,
+        "restored": decision.restored,
         "gateway_token": None if check else decision.gateway_token,
         "llm_key": decision.secrets.llm_key,
         "internal_token": decision.secrets.internal_token,

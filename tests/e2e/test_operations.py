@@ -13,7 +13,9 @@ import pytest
 from tests import lab
 from tests.customer import TelegramUser
 from tests.e2e.conftest import Bot, Deploy, clawctl, footprint, result_of, telegram_token
+from tests.e2e.test_refusals import words
 from tests.playbooks import ROOT, Run, run_playbook
+from tests.standin.build import build_image
 
 
 def play(name: str, *options: str, **variables: Any) -> Run:
@@ -162,6 +164,14 @@ async def test_kept_data_is_there_again_after_a_deploy(vps: lab.Vps, deploy: Dep
     clawctl(vps, "top-up", first["id"], "3.00", "--ref", f"e2e-{first['id']}")
     balance = clawctl(vps, "balance", first["id"])["accounts"][0]["balance"]
     play("destroy_bot.yml", bot=first["id"], keep_data=True).check()
+    assert [bot["id"] for bot in clawctl(vps, "list", "--kept")["kept"]] == [first["id"]]
+    # Neither does a deploy that fails take it away.
+    sick = build_image(lab.CA_BUNDLE, "sick")
+    failed = deploy(
+        token=token, bot_image=sick.tag, bot_image_archive=sick.archive, bot_health_timeout=5, owner="4242"
+    )
+    assert failed.returncode != 0
+    assert "was removed again, but for its data" in words(failed.output)
     assert [bot["id"] for bot in clawctl(vps, "list", "--kept")["kept"]] == [first["id"]]
     deploy(token=token, owner="4242", result_file=str(result)).check()
     assert result_of(result)["id"] == first["id"]

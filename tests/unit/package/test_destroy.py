@@ -94,6 +94,8 @@ def test_kept_data_is_the_same_bots_again_when_its_token_is_deployed(
     assert other["uid"] != before["uid"], "its place is kept, too"
 
     (again,) = declared(machine, wanted(1, owner=None))
+    assert (again["created"], again["restored"]) == (True, True)
+    assert not other["restored"]
     assert {name: again[name] for name in ("id", "name", "uid", "address", "owner")} == {
         name: before[name] for name in ("id", "name", "uid", "address", "owner")
     }

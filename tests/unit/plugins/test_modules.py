@@ -118,7 +118,17 @@ def test_absent_removes_what_is_there_and_is_quiet_about_the_rest(
     assert run_module(bot_registry, check_mode=True, state="absent", ids=["a", "c"])["changed"] is False
     assert run_module(bot_registry, state="absent", ids=["a", "c"])["changed"] is False
     destroyed = [call[0] for call in calls() if call[0][0] == "destroy"]
-    assert destroyed == [["destroy", "a", "--yes", "--json"]]
+    assert destroyed == [["destroy", "a", "--purge", "--yes", "--json"]]
+
+
+def test_absent_keeps_the_data_that_a_bot_began_with(
+    run_module: RunModule, answers: dict[str, Any], calls: Calls
+) -> None:
+    answers["list"] = {"bots": [{"id": "a"}, {"id": "b"}]}
+    answers["destroy"] = {"changed": True}
+    assert run_module(bot_registry, state="absent", ids=["a"], kept_ids=["b"])["changed"] is True
+    flags = {call[0][1]: call[0][2] for call in calls() if call[0][0] == "destroy"}
+    assert flags == {"a": "--purge", "b": "--keep-data"}
 
 
 def test_homes_are_handed_over_whole_and_contents_never_come_back(

@@ -122,7 +122,7 @@ async def test_without_a_domain_bots_share_one_sandboxed_origin(
     origin = f"https://{bookworm.host.address}"
     without = {name: value for name, value in ENV_FILE.items() if name != "BASE_DOMAIN"}
     write_env(without | {"PUBLIC_BASE_URL": origin})
-    prepare(platform_tls_mode="internal").check()
+    prepare(platform_tls_mode="internal", platform_remote_bots=False).check()
     result = tmp_path / "bot.json"
     deploy(image, owner="4242", rotate_gateway_token=True, result_file=str(result)).check()
     card = result_of(result)

@@ -7,7 +7,7 @@ Figures, each for the NullClaw stand-in and the real OpenClaw (`nullclaw_`, `ope
   start_s                 docker start → healthy by the agent's own health check (median of 3)
   idle_mb, busy_mb        memory that its processes hold a minute after the start, and after 20 messages
   answer_s                a message on Telegram → the answer, the model's own time excepted (median of 20)
-  skill_add_s             `clawctl skills add` alone (median of 5; not for an agent that takes no skills)
+  skill_add_s             `clawctl skills add` alone (median of 5)
   skill_prompt_s          from the beginning of that until a prompt has the skill in it
   smallest_mb             smallest memory limit, of those tried, with which it starts and answers 10 messages
 What a deploy to Fly.io takes is in bench-fly.
@@ -94,7 +94,7 @@ async def talk(tier: Tier, messages: int) -> list[float]:
 
 
 async def teach(vps: lab.Vps, tier: Tier, bot: str) -> dict[str, float]:
-    """Figures of teaching the bot; none if its agent takes no skills."""
+    """Figures of teaching the bot."""
     commands, prompts = list[float](), list[float]()
     async with internet(lab.OPENROUTER_ADDRESS) as openrouter, TelegramUser(tier.number) as owner:
         for number in range(LESSONS):
@@ -103,12 +103,7 @@ async def teach(vps: lab.Vps, tier: Tier, bot: str) -> dict[str, float]:
             folder = f"/tmp/{name}"
             vps.exec("sh", "-c", f"mkdir -p {folder}; printf %s {shlex.quote(manifest)} > {folder}/SKILL.md")
             began = time.monotonic()
-            try:
-                vps.exec("clawctl", "skills", "add", bot, folder)
-            except lab.LabError as error:
-                if "takes no skills" in str(error):
-                    return {}
-                raise
+            vps.exec("clawctl", "skills", "add", bot, folder)
             commands.append(time.monotonic() - began)
             prompts.append(await learnt(openrouter, owner, word) - began)
     return {"skill_add_s": statistics.median(commands), "skill_prompt_s": statistics.median(prompts)}

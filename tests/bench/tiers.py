@@ -59,7 +59,7 @@ awk '/^RssAnon|^RssShmem/ {{sum += $2}} END {{print sum}}' $(printf '/proc/%s/st
 
 @dataclass(frozen=True)
 class Tier:
-    """One agent, its image, and the memory limits (MiB) to try, smallest first."""
+    """One agent, its image, and the memory limits (MiB) to try, until one is too small."""
 
     agent: str
     plan: str
@@ -169,9 +169,10 @@ def measure(vps: lab.Vps, tier: Tier) -> dict[str, float]:
     smallest = bot["limits"]["memory_limit"]
     for limit in tier.limits:
         progress(f"{tier.agent}: with {limit} MiB")
-        if survives(vps, tier, container, limit * MIB):
-            smallest = limit * MIB
+        # Downwards: OpenClaw that was killed three times leaves Telegram alone for five minutes.
+        if not survives(vps, tier, container, limit * MIB):
             break
+        smallest = limit * MIB
     vps.exec("clawctl", "destroy", "--yes", bot["id"])
     figures = {
         "image_mb": size / 1e6,
@@ -219,8 +220,8 @@ def main() -> None:
     facts = vps.exec("cat", HOST_FILE)
     try:
         for tier in (
-            Tier("nullclaw", "nullclaw-small", nullclaw, 7_800_000_001, (6, 8, 16, 32)),
-            Tier("openclaw", "openclaw-standard", openclaw, 7_800_000_002, (768, 1024, 1280, 1536)),
+            Tier("nullclaw", "nullclaw-small", nullclaw, 7_800_000_001, (32, 16, 8, 6)),
+            Tier("openclaw", "openclaw-standard", openclaw, 7_800_000_002, (1536, 1280, 1024)),
         ):
             figures |= measure(vps, tier)
     finally:

@@ -153,6 +153,7 @@ def survives(vps: lab.Vps, tier: Tier, container: str, size: int) -> bool:
 def measure(vps: lab.Vps, tier: Tier) -> dict[str, float]:
     """All figures of one agent."""
     progress(f"{tier.agent}: deploy")
+    vps.ssh(f"docker image rm --force {tier.image.tag}")  # an earlier run may have left it
     first = deploy(tier, rotate_gateway_token=True).check()
     (bot,) = json.loads(RESULT.read_text())["bots"]
     container = f"clawdeploy-{bot['id']}"
